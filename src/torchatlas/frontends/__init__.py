@@ -1,0 +1,1 @@
+"""Front ends turn a model and an example into records; `record` chooses among them."""

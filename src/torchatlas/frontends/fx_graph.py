@@ -1,0 +1,216 @@
+"""Reads a `torch.fx` graph whose nodes carry `meta["val"]`, node by node, into records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..records import OpRecord, RecordArg, Value, values
+from ..schema import Module, TensorMeta
+from . import metadata, torch_api
+from .metadata import OpInfo
+from .noise import is_noise
+
+UNDECLARED_WRITES = {
+    "aten.batch_norm": ("training", ("running_mean", "running_var")),
+    "aten.instance_norm": ("use_input_stats", ("running_mean", "running_var")),
+}
+"""Composite ops that write statistics in place, although their schema does not say so."""
+
+
+class Recorder:
+    """Collects the records of one graph, and what each fx node turned into."""
+
+    def __init__(self) -> None:
+        self.records: list[OpRecord] = []
+        self.dropped: Counter[str] = Counter()
+        self._by_key: dict[str, OpRecord] = {}
+        self._env: dict[fx.Node, Any] = {}
+        self._same_storage: dict[Hashable, Hashable] = {}
+
+    def add(self, record: OpRecord) -> None:
+        """Append one record."""
+        self.records.append(record)
+        self._by_key[record.key] = record
+
+    def bind(self, node: fx.Node, value: Any) -> None:
+        """Let `node` stand for `value`: a `Value`, a literal, or a tree of them."""
+        self._env[node] = value
+
+    def argument(self, arg: Any) -> RecordArg:
+        """Return an fx argument with `Value`s in place of nodes."""
+        return metadata.literal(arg, self._lookup)  # type: ignore[no-any-return]
+
+    def _lookup(self, node: fx.Node) -> Any:
+        value = self._env[node]
+        return f"<graph {node.target}>" if isinstance(value, fx.GraphModule) else value
+
+    def share_memory(self, node: fx.Node, value: Value) -> None:
+        """Take the memory behind `node` for that behind `value`."""
+        identity = metadata.storage(node.meta.get("val"))
+        if identity is not None:
+            self._same_storage[identity] = self.storage(value)
+
+    def meta(self, value: Value) -> TensorMeta | None:
+        """Return the metadata of a value recorded before."""
+        return self._by_key[value.key].outputs[value.index]
+
+    def storage(self, value: Value) -> Hashable | None:
+        """Return the identity of the memory behind a value recorded before."""
+        storages = self._by_key[value.key].storages
+        return storages[value.index] if storages else None
+
+    # -- inputs ----------------------------------------------------------------------------
+
+    def placeholder(
+        self, node: fx.Node, kind: Any, target: str, stack: tuple[Module, ...] = (),
+        aliases: tuple[str, ...] = (), prefix: str = "",
+    ) -> None:
+        """Record an input, parameter, buffer or constant from a placeholder or `get_attr`."""
+        value = node.meta.get("val")
+        meta = metadata.value_meta(value)
+        args: dict[str, RecordArg] = {}
+        if not isinstance(value, torch.Tensor) and metadata.is_constant(value):
+            args, meta = {"value": metadata.literal(value)}, None
+        key = prefix + node.name
+        self.add(
+            OpRecord(
+                key=key, kind=kind, target=target, args=args, stack=stack, aliases=aliases,
+                outputs=() if meta is None else (meta,),
+                storages=() if meta is None else (self._storage(value),),
+            )
+        )
+        self.bind(node, Value(key) if meta is not None else metadata.literal(value))
+
+    # -- calls -----------------------------------------------------------------------------
+
+    def call(self, node: fx.Node, prefix: str = "") -> None:
+        """Record a `call_function` node; `getitem` and noise become what they hand on."""
+        if self._is_projection(node):
+            self.bind(node, self._env[node.args[0]][node.args[1]])  # type: ignore[index]
+            return
+        found = torch_api.region(node.target)
+        if found is not None:
+            self._inline(node, *found, prefix)
+            return
+        info = metadata.op_info(node.target)
+        named = metadata.named_arguments(info, node.args, node.kwargs)
+        args = {name: self.argument(arg) for name, arg in named.items()}
+        self.op(node, info, args, node.meta.get("val"), prefix)
+
+    def op(
+        self, node: fx.Node, info: OpInfo, args: dict[str, RecordArg], result: Any, prefix: str = ""
+    ) -> None:
+        """Record one op with its arguments and result."""
+        leaves = torch_api.tree_leaves(result) if isinstance(result, list | tuple | dict) else [result]
+        outputs = tuple(metadata.value_meta(leaf) for leaf in leaves if leaf is not None or len(leaves) > 1)
+        storages = tuple(self._storage(leaf) for leaf in leaves)[: len(outputs)]
+        if self._bind_noise(node, info, args, outputs, storages):
+            return
+        key = prefix + node.name
+        tags, writes = info.tags, self._writes(info, args)
+        if self._is_view(args, outputs, storages, writes):
+            tags = (*tags, "view")
+        self.add(
+            OpRecord(
+                key=key, kind="op", op=info.op, overload=info.overload, args=args, outputs=outputs,
+                storages=storages, writes=writes, tags=tags,
+                stack=metadata.module_stack(node.meta),
+                source=metadata.source_line(node.meta.get("stack_trace")),
+            )
+        )
+        positions = iter(range(len(outputs)))
+        self.bind(node, _values_like(result, key, positions))
+
+    def _bind_noise(
+        self, node: fx.Node, info: OpInfo, args: Mapping[str, RecordArg],
+        outputs: Sequence[TensorMeta | None], storages: Sequence[Hashable | None],
+    ) -> bool:
+        first = next(iter(args.values()), None)
+        operand = first if isinstance(first, Value) else None
+        before = self.meta(operand) if operand is not None else None
+        after = outputs[0] if outputs else None
+        shared = bool(storages) and operand is not None and storages[0] == self.storage(operand)
+        if not is_noise(info.op, before, after, shared):
+            return False
+        self.dropped[info.op] += 1
+        self.bind(node, operand)
+        return True
+
+    def _is_projection(self, node: fx.Node) -> bool:
+        """Say whether `node` picks one of several outputs, rather than indexing a tensor."""
+        return (
+            getattr(node.target, "__name__", "") == "getitem"
+            and isinstance(node.args[0], fx.Node)
+            and isinstance(self._env[node.args[0]], tuple | Mapping)
+            and not isinstance(self._env[node.args[0]], Value)
+        )
+
+    def _is_view(
+        self, args: Mapping[str, RecordArg], outputs: Sequence[TensorMeta | None],
+        storages: Sequence[Hashable | None], writes: Sequence[str],
+    ) -> bool:
+        if writes or not outputs or None in storages:
+            return False
+        read = {self.storage(value) for arg in args.values() for _, value in values(arg, "")}
+        return all(storage in read for storage in storages)
+
+    def _writes(self, info: OpInfo, args: Mapping[str, RecordArg]) -> tuple[str, ...]:
+        flag, names = UNDECLARED_WRITES.get(info.op, ("", ()))
+        declared = info.writes + (names if flag and args.get(flag) is True else ())
+        return tuple(name for name in declared if args.get(name) is not None)
+
+    def _storage(self, value: Any) -> Hashable | None:
+        identity = metadata.storage(value)
+        return self._same_storage.get(identity, identity)
+
+    # -- regions ---------------------------------------------------------------------------
+
+    def _inline(self, node: fx.Node, position: int, context: Any, prefix: str) -> None:
+        """Record the ops of a ``no_grad`` or ``autocast`` region as if they stood outside."""
+        region = self._env[node.args[position]]  # type: ignore[index]
+        operands = [self.argument(arg) for arg in node.args[position + 1 :]]
+        inner = prefix + node.name + "/"
+        placeholders = [n for n in region.graph.nodes if n.op == "placeholder"]
+        for placeholder, operand in zip(placeholders, operands, strict=True):
+            self.bind(placeholder, operand)
+            if isinstance(operand, Value):
+                self.share_memory(placeholder, operand)
+        for inside in region.graph.nodes:
+            if inside.op == "output":
+                result = inside.args[0]
+                self.bind(node, self.argument(result))
+            else:
+                self.visit(inside, region, inner)
+
+    def visit(self, node: fx.Node, owner: fx.GraphModule, prefix: str = "") -> None:
+        """Record a node that is neither a top-level placeholder nor an output."""
+        if node.op == "call_function":
+            self.call(node, prefix)
+        elif node.op == "get_attr":
+            self._get_attr(node, owner, prefix)
+        elif node.op == "call_module":
+            self.dropped[f"call_module:{node.target}"] += 1
+
+    def _get_attr(self, node: fx.Node, owner: fx.GraphModule, prefix: str) -> None:
+        value: Any = owner
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if isinstance(value, fx.GraphModule):
+            self.bind(node, value)
+            return
+        node.meta.setdefault("val", value)
+        self.placeholder(node, "constant", str(node.target), prefix=prefix)
+
+
+def _values_like(result: Any, key: str, positions: Any) -> Any:
+    if isinstance(result, list | tuple):
+        return tuple(_values_like(item, key, positions) for item in result)
+    if isinstance(result, dict):
+        return {name: _values_like(item, key, positions) for name, item in result.items()}
+    position = next(positions, None)
+    return None if result is None or position is None else Value(key, position)

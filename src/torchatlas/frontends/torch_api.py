@@ -1,0 +1,115 @@
+"""The one place that touches private parts of torch; `tests/test_torch_api.py` pins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+TESTED_VERSIONS = ("2.11", "2.15")
+"""Versions of torch on which these private names were checked."""
+
+__all__ = [
+    "TESTED_VERSIONS",
+    "FakeTensor",
+    "FakeTensorMode",
+    "is_registered",
+    "key_names",
+    "overload_parts",
+    "region",
+    "schema_arguments",
+    "shape_env_mode",
+    "storage_of",
+    "tag_names",
+    "tree_flatten_with_names",
+    "tree_leaves",
+    "tree_map",
+]
+
+tree_leaves: Callable[[Any], list[Any]] = pytree.tree_leaves
+tree_map: Callable[[Callable[[Any], Any], Any], Any] = pytree.tree_map
+
+
+def shape_env_mode() -> FakeTensorMode:
+    """Return a mode in which real, meta and fake tensors may be mixed."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def storage_of(tensor: torch.Tensor) -> int | None:
+    """Return a number that tensors on the same memory share, while both are alive."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other layouts have no storage
+        return None
+
+
+def schema_arguments(op: torch._ops.OpOverload) -> list[tuple[str, bool]]:
+    """Return the name of each argument of `op`, and whether `op` writes it in place."""
+    return [
+        (arg.name, bool(arg.alias_info and arg.alias_info.is_write))
+        for arg in op._schema.arguments
+    ]
+
+
+def overload_parts(op: torch._ops.OpOverload) -> tuple[str, str]:
+    """Return the canonical name and the overload: ``("aten.add", "Tensor")``."""
+    namespace, _, name = op._schema.name.partition("::")
+    return f"{namespace}.{name}", op._overloadname
+
+
+def tag_names(op: torch._ops.OpOverload) -> frozenset[str]:
+    """Return the names of the tags that torch gives `op`."""
+    return frozenset(tag.name for tag in op.tags)
+
+
+@lru_cache(maxsize=1)
+def _regions() -> dict[Any, int]:
+    return {wrap_with_set_grad_enabled: 1, wrap_with_autocast: 4}
+
+
+def region(target: Any) -> tuple[int, Callable[..., Any]] | None:
+    """Describe a ``no_grad`` or ``autocast`` region, or return None for another op.
+
+    The first item is the position of the region's graph among the arguments; the second makes
+    the context manager from the arguments that stand before it.
+    """
+    try:
+        position = _regions().get(target)
+    except TypeError:  # unhashable target
+        return None
+    if position is None:
+        return None
+    return position, torch.set_grad_enabled if position == 1 else _autocast
+
+
+def _autocast(device: str, dtype: torch.dtype | None, enabled: bool, cache: bool | None) -> Any:
+    return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cache)
+
+
+def is_registered(kind: type) -> bool:
+    """Say whether torch's pytree knows how to take values of `kind` apart."""
+    return kind in pytree.SUPPORTED_NODES
+
+
+def tree_flatten_with_names(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """Return each leaf of `tree` with the keys that lead to it."""
+    leaves, _ = pytree.tree_flatten_with_path(tree)
+    return [(tuple(map(_key_name, path)), leaf) for path, leaf in leaves]
+
+
+def key_names(spec: Any) -> list[tuple[str, ...]]:
+    """Return the keys that lead to each leaf of a tree with the structure `spec`."""
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    return [path for path, _ in tree_flatten_with_names(tree)]
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key).strip("[].'\"")

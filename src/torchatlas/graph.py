@@ -1,0 +1,312 @@
+"""The graph: a networkx `DiGraph` that knows its model, and the one place that makes its nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import networkx as nx
+
+from .errors import GraphError
+from .names import REPLACEMENT, UniqueNames, clean, join_id, op_leaf
+from .records import OpRecord, Value, map_values, values
+from .schema import (
+    EDGE_FIELDS,
+    GRAPH_FIELDS,
+    NODE_FIELDS,
+    REQUIRED_NODE_KEYS,
+    VERSION,
+    Dim,
+    Module,
+    TensorMeta,
+    Use,
+)
+
+from .validation import check_edge, check_keys, check_node
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from .text import Summary
+
+    _DiGraph = nx.DiGraph[str]
+else:
+    _DiGraph = nx.DiGraph
+
+
+class ModelGraph(_DiGraph):
+    """A `networkx.DiGraph` of a model; `torchatlas.schema` declares its keys.
+
+    Every networkx algorithm works on it. It adds only display, `summary`, `export`, and
+    `source`: what the front end captured, kept in memory and never pickled or written.
+    """
+
+    source: Any = None
+
+    def copy(self, as_view: bool = False) -> ModelGraph:
+        """Return a copy, as networkx does; `source` goes with it."""
+        copied = cast(ModelGraph, super().copy(as_view=as_view))
+        copied.source = self.source
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "source"}
+
+    def summary(
+        self, depth: int = 2, sort: str | None = None, columns: Sequence[str] | None = None
+    ) -> Summary:
+        """Return the module tree as a table; see `torchatlas.text.summary`."""
+        from . import text
+
+        return text.summary(self, depth=depth, sort=sort, columns=columns)
+
+    def export(self, path: str | PathLike[str], format: str | None = None, **options: Any) -> None:
+        """Write the graph to `path`; see `torchatlas.exporters.export`."""
+        from .exporters import export
+
+        export(self, path, format=format, **options)
+
+    def __str__(self) -> str:
+        name = self.graph.get("name", "")
+        ops = sum(1 for _ in op_nodes(self))
+        return f"ModelGraph({name!r}: {ops} ops, {len(self)} nodes, {self.number_of_edges()} edges)"
+
+
+def in_order(graph: _DiGraph) -> list[tuple[str, dict[str, Any]]]:
+    """Return the nodes with their keys in the order of execution."""
+    return sorted(graph.nodes(data=True), key=lambda node: node[1]["index"])
+
+
+def op_nodes(graph: _DiGraph) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the nodes that compute, with their keys, in no particular order."""
+    return ((name, node) for name, node in graph.nodes(data=True) if node["kind"] == "op")
+
+
+def build(
+    records: Sequence[OpRecord], **attrs: Any
+) -> tuple[ModelGraph, dict[str, str]]:
+    """Make a graph of `records`; return it with the node id of every record's key.
+
+    Edges follow the data. Where an op writes memory in place, whatever reads that memory later
+    (the tensor itself, or a view of it) gets an edge from the writer, and the writer gets one
+    from whatever read the memory before, so that every topological order computes the same.
+    """
+    graph = ModelGraph(schema=VERSION, **attrs)
+    names, ids = UniqueNames(), dict[str, str]()
+    outputs = dict[str, tuple[TensorMeta | None, ...]]()
+    memory = _Memory()
+    for index, record in enumerate(records):
+        node = ids[record.key] = names.take(_wanted_id(record))
+        outputs[record.key] = record.outputs
+        uses = memory.step(index, record)
+
+        def meta(value: Value) -> TensorMeta | None:
+            return outputs[value.key][value.index]
+
+        args = {name: map_values(arg, meta) for name, arg in record.args.items()}
+        graph.add_node(node, **_node_attrs(index, record, args))
+        for key, edge_uses in uses.items():
+            flowing = {use.output for use in edge_uses if use.output is not None}
+            metas = (outputs[key][output] for output in flowing)
+            size = sum((m.nbytes for m in metas if m is not None), 0)
+            graph.add_edge(ids[key], node, uses=tuple(edge_uses), bytes=size)
+    return graph, ids
+
+
+def _wanted_id(record: OpRecord) -> str:
+    path = clean_path(record.stack[-1].path) if record.stack else ""
+    if record.kind == "op":
+        return join_id(path, clean(op_leaf(record.op)))
+    if record.kind in ("parameter", "buffer", "constant"):
+        return join_id(path, clean(record.target.rpartition(".")[2]))
+    return clean(record.target) or REPLACEMENT
+
+
+def clean_path(path: str) -> str:
+    """Clean every module's name in a dotted path.
+
+    >>> clean_path("a.b\\x00.c") == f"a.b{REPLACEMENT}.c"
+    True
+    """
+    return path if path.isascii() and path.isprintable() and len(path) < 200 else ".".join(
+        clean(name) for name in path.split(".")
+    )
+
+
+def _node_attrs(index: int, record: OpRecord, args: Mapping[str, Any]) -> dict[str, Any]:
+    stack = tuple(Module(clean_path(m.path), clean(m.type)) for m in record.stack)
+    attrs: dict[str, Any] = {
+        "kind": record.kind,
+        "index": index,
+        "op": record.op,
+        "module": stack[-1].path if stack else "",
+        "module_type": stack[-1].type if stack else "",
+        "module_stack": stack,
+        "phase": record.phase,
+        "args": args,
+        "outputs": record.outputs,
+    }
+    optional = {
+        "overload": record.overload,
+        "target": clean_path(record.target),
+        "aliases": tuple(map(clean_path, record.aliases)),
+        "tags": record.tags,
+        "writes": record.writes,
+        "source": record.source,
+    }
+    attrs.update((key, value) for key, value in optional.items() if value)
+    return attrs
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Follows which record made each value, and who last wrote or read its memory."""
+
+    made_at: dict[str, int] = field(default_factory=dict)
+    storage: dict[Value, Hashable] = field(default_factory=dict)
+    now: dict[Value, Value] = field(default_factory=dict)
+    names: dict[Value, list[Value]] = field(default_factory=dict)
+    writer: dict[Hashable, str] = field(default_factory=dict)
+    readers: dict[Hashable, list[str]] = field(default_factory=dict)
+
+    def step(self, index: int, record: OpRecord) -> dict[str, list[Use]]:
+        """Return, by the key of an earlier record, the uses that `record` makes of it."""
+        uses: dict[str, list[Use]] = {}
+        reads: list[tuple[str, Value]] = []
+        for name, arg in record.args.items():
+            reads += values(arg, name)
+        for path, value in reads:
+            current = self.now.get(value, value)
+            uses.setdefault(current.key, []).append(Use(current.index, path))
+        written = self._written(record, reads)
+        for before in self._order(record, reads, written):
+            if before != record.key and before not in uses:
+                uses[before] = [Use(None, "after")]
+        self._remember(index, record, reads, written)
+        return uses
+
+    def _written(self, record: OpRecord, reads: list[tuple[str, Value]]) -> dict[Hashable, Value]:
+        return {
+            self.storage[value]: value
+            for path, value in reads
+            if path.partition(".")[0] in record.writes
+        }
+
+    def _order(
+        self, record: OpRecord, reads: list[tuple[str, Value]], written: Mapping[Hashable, Value]
+    ) -> Iterator[str]:
+        for _, value in reads:
+            writer = self.writer.get(self.storage[value])
+            made = self.now.get(value, value).key
+            if writer is not None and self.made_at[writer] > self.made_at[made]:
+                yield writer
+        for storage in written:
+            yield from self.readers.get(storage, ())
+
+    def _remember(
+        self,
+        index: int,
+        record: OpRecord,
+        reads: list[tuple[str, Value]],
+        written: Mapping[Hashable, Value],
+    ) -> None:
+        self.made_at[record.key] = index
+        own = record.storages or (None,) * len(record.outputs)
+        produced = {s for s in own if s is not None}
+        for i, storage in enumerate(own):
+            value = Value(record.key, i)
+            self.storage[value] = value if storage is None else storage
+        for _, value in reads:
+            storage = self.storage[value]
+            if storage not in produced and storage not in written:
+                self.readers.setdefault(storage, []).append(record.key)
+        for storage, value in written.items():
+            self.writer[storage], self.readers[storage] = record.key, []
+            same = [i for i, s in enumerate(own) if s == storage]
+            if same:
+                self._replace(value, Value(record.key, same[0]))
+
+    def _replace(self, old: Value, new: Value) -> None:
+        # Reading `x` after `x.add_(1)` reads what add_ returned, as does reading an earlier
+        # name of x: `y = x.relu_(); y.add_(1)` leaves x, y and the last result one tensor.
+        current = self.now.get(old, old)
+        names = self.names.pop(current, [current])
+        names.append(new)
+        for value in names:
+            self.now[value] = new
+        self.names[new] = names
+
+
+def validate(graph: _DiGraph) -> None:
+    """Check every node, edge and graph key against the schema.
+
+    Raises GraphError, which names the node, at the first key that is missing, unknown or not of
+    its type, and where an edge runs against the order of execution.
+    """
+    check_keys(graph.graph, GRAPH_FIELDS, {"schema", "name"}, where=None)
+    for name, node in graph.nodes(data=True):
+        check_keys(node, NODE_FIELDS, REQUIRED_NODE_KEYS, where=name)
+        check_node(name, node)
+    for source, target, edge in graph.edges(data=True):
+        check_keys(edge, EDGE_FIELDS, EDGE_FIELDS.keys(), where=target)
+        check_edge(source, graph.nodes[source], target, graph.nodes[target], edge)
+
+
+def require(graph: _DiGraph, *keys: str) -> None:
+    """Raise GraphError unless every op node carries `keys`, naming who writes the missing one."""
+    for name, node in op_nodes(graph):
+        for key in keys:
+            if key not in node:
+                writer = NODE_FIELDS[key].by if key in NODE_FIELDS else "nothing"
+                raise GraphError(
+                    f"{key!r} has not been computed",
+                    node=name,
+                    hint=f"{writer} writes it: run torchatlas.annotate(graph) first",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over a graph. Counts leave out what `unknown` lists: ops for which no rule is known."""
+
+    params: Dim
+    param_bytes: Dim
+    macs: Dim
+    flops: Dim
+    flops_other: Dim
+    bytes_read: Dim
+    bytes_written: Dim
+    ops: int
+    unknown: Mapping[str, int]
+
+    @property
+    def coverage(self) -> float:
+        """Share of ops whose cost is known, 0 to 1; 1 for a graph without ops."""
+        return 1 - sum(self.unknown.values()) / self.ops if self.ops else 1.0
+
+    def __str__(self) -> str:
+        from .text import totals_line
+
+        return totals_line(self)
+
+
+_SUMMED = ("params", "param_bytes", "macs", "flops", "flops_other", "bytes_read", "bytes_written")
+
+
+def totals(graph: _DiGraph) -> Totals:
+    """Sum costs over the nodes of `graph`; a tied parameter is one node and counts once."""
+    sums: dict[str, Dim] = dict.fromkeys(_SUMMED, 0)
+    unknown: Counter[str] = Counter()
+    ops = 0
+    for _, node in in_order(graph):
+        if node["kind"] == "op":
+            ops += 1
+            if node.get("flops") is None:
+                unknown[node["op"]] += 1
+        for key in _SUMMED:
+            value = node.get(key)
+            if value is not None:
+                sums[key] += value
+    return Totals(**cast(Any, sums), ops=ops, unknown=dict(unknown))

@@ -1,0 +1,216 @@
+"""The graph's schema: every node, edge and graph key, declared once.
+
+Labels, tables, hints, the JSON Schema and `validate` all derive from the three tables at the
+end of this module: `NODE_FIELDS`, `EDGE_FIELDS` and `GRAPH_FIELDS`.
+"""
+
+# No `from __future__ import annotations` here: the tables are read off the live annotations.
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, Union
+
+if TYPE_CHECKING:
+    import sympy
+
+VERSION = 1
+"""Version of the schema, written into every file; raised when a key changes its meaning."""
+
+# A size: a number, or an expression over named symbols such as ``batch``. (Not `|`: the name
+# in quotes keeps sympy from being imported, and a string does not support that operator.)
+Dim = Union[int, "sympy.Expr"]  # noqa: UP007
+Kind = Literal["input", "parameter", "buffer", "constant", "op", "output"]
+KINDS: tuple[Kind, ...] = typing.get_args(Kind)
+Phase = Literal["forward", "backward", "optimizer"]
+
+_BITS = {"bool": 8, "complex32": 32, "complex64": 64, "complex128": 128}
+SCALARS = frozenset({"SymInt", "SymFloat", "SymBool"})
+"""Data types of values that are Python numbers in the graph and take no memory of a device."""
+
+
+def dtype_bytes(dtype: str) -> float:
+    """Return the bytes that one element of `dtype` takes.
+
+    >>> dtype_bytes("float32"), dtype_bytes("bfloat16"), dtype_bytes("float8_e4m3fn"), dtype_bytes("bool")
+    (4.0, 2.0, 1.0, 1.0)
+    >>> dtype_bytes("uint4"), dtype_bytes("quint8"), dtype_bytes("SymInt")
+    (0.5, 1.0, 0.0)
+    """
+    if dtype in SCALARS:
+        return 0.0
+    if dtype in _BITS:
+        return _BITS[dtype] / 8
+    digits = "".join(c if c.isdigit() else " " for c in dtype).split()
+    return int(digits[0]) / 8 if digits else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMeta:
+    """What is known of a tensor without its values: shape, data type, device, strides.
+
+    A Python number that flows through a graph has the shape ``()`` and a data type of `SCALARS`.
+
+    >>> weight = TensorMeta((64, 3, 7, 7), "float32", "cpu", (147, 49, 7, 1))
+    >>> weight.numel, weight.nbytes, str(weight)
+    (9408, 37632, 'float32[64, 3, 7, 7]')
+    """
+
+    shape: tuple[Dim, ...]
+    dtype: str = "float32"
+    device: str = "cpu"
+    stride: tuple[Dim, ...] | None = None
+    """Elements between neighbours along each dimension; None where the layout has no strides."""
+
+    @property
+    def numel(self) -> Dim:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> Dim:
+        """Bytes of all elements, as if stored densely."""
+        return _bytes(self.numel, self.dtype)
+
+    @property
+    def stored_bytes(self) -> Dim:
+        """Bytes that reading every element touches: a broadcast (stride-0) dimension counts once.
+
+        >>> TensorMeta((8, 4), "float32", stride=(0, 1)).stored_bytes
+        16
+        """
+        if self.stride is None or 0 not in self.stride:
+            return self.nbytes
+        sizes = (n for n, step in zip(self.shape, self.stride, strict=True) if step != 0 or n == 0)
+        return _bytes(math.prod(sizes), self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def _bytes(numel: Dim, dtype: str) -> Dim:
+    size = dtype_bytes(dtype)
+    if size >= 1:
+        return numel * int(size)
+    return -(-numel * int(size * 8) // 8)
+
+
+Arg = Union[
+    None, bool, int, float, str, TensorMeta, "sympy.Expr", tuple["Arg", ...], Mapping[str, "Arg"]
+]
+"""An argument of an op: a literal, or the `TensorMeta` of a tensor that an edge brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One way in which an edge's source is used by its target.
+
+    `output` is the index of the source's output and `argument` the path of the target's argument
+    (``"input"``, ``"tensors.1"``). `output` is None where nothing flows and only the order
+    matters: the target must run after the source, because one of them writes in place what the
+    other reads; `argument` then is ``"after"``.
+    """
+
+    output: int | None
+    argument: str
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module call on the way to a node: its path, as `get_submodule` takes it, and its class."""
+
+    path: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What one key means; `by` names the module that writes it."""
+
+    doc: str
+    by: str
+    unit: str = ""
+
+
+class NodeAttrs(TypedDict, total=False):
+    """The keys of a node."""
+
+    # identity
+    kind: Annotated[Required[Kind], Field("what the node stands for", "frontends")]
+    index: Annotated[Required[int], Field("position in the order of execution", "graph")]
+    op: Annotated[Required[str], Field("canonical op, as aten.conv2d; '' unless kind is op", "frontends")]
+    overload: Annotated[str, Field("overload of the op, as Tensor", "frontends")]
+    target: Annotated[str, Field("name in the model: of a parameter, a module or an argument", "frontends")]
+    aliases: Annotated[tuple[str, ...], Field("other names of a tied tensor", "frontends")]
+    # provenance
+    module: Annotated[Required[str], Field("path of the innermost module, '' for the root", "frontends")]
+    module_type: Annotated[str, Field("class of the innermost module", "frontends")]
+    module_stack: Annotated[tuple[Module, ...], Field("modules from the root inwards", "frontends")]
+    source: Annotated[str, Field("file:line that called the op", "frontends")]
+    phase: Annotated[Phase, Field("part of a training step", "frontends")]
+    # structure
+    args: Annotated[Mapping[str, Arg], Field("arguments by name", "frontends")]
+    outputs: Annotated[Required[tuple[TensorMeta | None, ...]], Field("tensors produced", "frontends")]
+    tags: Annotated[tuple[str, ...], Field("class of the op: pointwise, reduction, view", "frontends")]
+    writes: Annotated[tuple[str, ...], Field("arguments written in place", "frontends")]
+    subgraphs: Annotated[tuple[str, ...], Field("names of nested graphs of a control-flow op", "frontends")]
+    # cost
+    params: Annotated[Dim, Field("elements of a parameter", "annotations.params")]
+    param_bytes: Annotated[Dim, Field("size of a parameter", "annotations.params", "B")]
+    macs: Annotated[Dim | None, Field("multiply-adds of contractions; None if unknown", "annotations.flops", "MAC")]
+    flops: Annotated[Dim | None, Field("2 x macs; None if unknown", "annotations.flops", "FLOP")]
+    flops_other: Annotated[Dim | None, Field("operations outside contractions", "annotations.flops", "FLOP")]
+    cost_source: Annotated[str, Field("formula, class:pointwise, … or unknown", "annotations.flops")]
+    bytes_read: Annotated[Dim, Field("memory read, each operand once", "annotations.traffic", "B")]
+    bytes_written: Annotated[Dim, Field("memory written", "annotations.traffic", "B")]
+    # place
+    device: Annotated[str, Field("device of the first tensor produced", "annotations.placement")]
+
+
+class EdgeAttrs(TypedDict):
+    """The keys of an edge."""
+
+    uses: Annotated[tuple[Use, ...], Field("x * x is one edge with two uses", "graph")]
+    bytes: Annotated[Dim, Field("size of the distinct tensors that flow", "graph", "B")]
+
+
+class GraphAttrs(TypedDict, total=False):
+    """The keys of the graph itself."""
+
+    schema: Annotated[Required[int], Field("version of this schema", "graph")]
+    name: Annotated[Required[str], Field("class of the model", "frontends")]
+    frontend: Annotated[str, Field("front end that served", "frontends")]
+    attempts: Annotated[tuple[str, ...], Field("front ends that failed before, and why", "frontends")]
+    modules: Annotated[Mapping[str, str], Field("path -> class of every module", "frontends")]
+    dropped: Annotated[Mapping[str, int], Field("op -> how many were left out as noise", "frontends")]
+    torch: Annotated[str, Field("version of torch that captured", "frontends")]
+
+
+def _fields(attrs: type) -> dict[str, Field]:
+    return {key: next(_annotations(hint)) for key, hint in attrs.__annotations__.items()}
+
+
+def _annotations(hint: Any) -> Iterator[Field]:
+    yield from (note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Field))
+    for inner in typing.get_args(hint):
+        yield from _annotations(inner)
+
+
+NODE_FIELDS: dict[str, Field] = _fields(NodeAttrs)
+EDGE_FIELDS: dict[str, Field] = _fields(EdgeAttrs)
+GRAPH_FIELDS: dict[str, Field] = _fields(GraphAttrs)
+
+REQUIRED_NODE_KEYS = frozenset({"kind", "index", "op", "module", "outputs"})
+
+
+def is_dim(value: object) -> bool:
+    """Say whether `value` is a size or a count: a non-negative integer or a symbolic expression.
+
+    >>> is_dim(3), is_dim(-1), is_dim(True), is_dim(2.0)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return value >= 0
+    return hasattr(value, "free_symbols")

@@ -1,0 +1,101 @@
+"""The checks behind `torchatlas.validate`: one predicate for each type that the schema uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from .errors import GraphError
+from .schema import KINDS, Field, Module, TensorMeta, Use, is_dim
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_cost(value: object) -> bool:
+    return value is None or is_dim(value)
+
+
+def _all(kind: type | tuple[type, ...]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, tuple) and all(isinstance(v, kind) for v in value)
+
+
+_NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("op", "overload", "target", "module", "module_type", "source", "device", "cost_source"),
+        _is_str,
+    ),
+    **dict.fromkeys(("macs", "flops", "flops_other"), _is_cost),
+    **dict.fromkeys(("params", "param_bytes", "bytes_read", "bytes_written"), is_dim),
+    **dict.fromkeys(("aliases", "tags", "writes", "subgraphs"), _all(str)),
+    "index": _is_index,
+    "kind": KINDS.__contains__,
+    "phase": ("forward", "backward", "optimizer").__contains__,
+    "module_stack": _all(Module),
+    "args": lambda value: isinstance(value, Mapping),
+    "outputs": _all((TensorMeta, type(None))),
+}
+
+
+def check_keys(
+    attrs: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    required: Collection[str],
+    where: str | None,
+) -> None:
+    """Raise GraphError for a key that is missing from `attrs` or not declared in `fields`."""
+    for key in required:
+        if key not in attrs:
+            raise GraphError(f"the key {key!r} is missing", node=where, hint=fields[key].doc)
+    for key in attrs:
+        if key not in fields:
+            raise GraphError(
+                f"the key {key!r} is not in the schema",
+                node=where,
+                hint=f"the declared keys are {', '.join(fields)}",
+            )
+
+
+def check_node(name: str, node: Mapping[str, Any]) -> None:
+    """Raise GraphError for a value that is not of its key's type."""
+    for key, value in node.items():
+        if not _NODE_CHECKS[key](value):
+            raise GraphError(
+                f"{key!r} has the value {value!r}, which does not fit the schema",
+                node=name,
+                hint="see torchatlas.schema.NodeAttrs",
+            )
+
+
+def check_edge(
+    source: str,
+    source_node: Mapping[str, Any],
+    target: str,
+    target_node: Mapping[str, Any],
+    edge: Mapping[str, Any],
+) -> None:
+    """Raise GraphError where an edge runs backwards, or takes an output that is not there."""
+    if source_node["index"] >= target_node["index"]:
+        raise GraphError(
+            f"the edge from {source!r} runs against the order of execution",
+            node=target,
+            hint="a source must have the smaller 'index'",
+        )
+    if not is_dim(edge["bytes"]) or not _all(Use)(edge["uses"]) or not edge["uses"]:
+        raise GraphError(
+            f"the edge from {source!r} has no uses, or bytes that are no size",
+            node=target,
+            hint="see torchatlas.schema.EdgeAttrs",
+        )
+    for use in edge["uses"]:
+        if use.output is not None and use.output >= len(source_node["outputs"]):
+            raise GraphError(
+                f"the edge from {source!r} takes its output {use.output}, which it does not have",
+                node=target,
+                hint=f"it has {len(source_node['outputs'])}",
+            )
