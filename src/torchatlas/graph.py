@@ -84,6 +84,16 @@ def op_nodes(graph: _DiGraph) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((name, node) for name, node in graph.nodes(data=True) if node["kind"] == "op")
 
 
+def inputs_of(graph: _DiGraph, node: str) -> dict[str, tuple[str, int]]:
+    """Return, by argument path, the node and the output that a tensor of `node` comes from."""
+    return {
+        use.argument: (source, use.output)
+        for source, _, edge in graph.in_edges(node, data=True)
+        for use in edge["uses"]
+        if use.output is not None
+    }
+
+
 def build(
     records: Sequence[OpRecord], **attrs: Any
 ) -> tuple[ModelGraph, dict[str, str]]:
@@ -93,6 +103,8 @@ def build(
     (the tensor itself, or a view of it) gets an edge from the writer, and the writer gets one
     from whatever read the memory before, so that every topological order computes the same.
     """
+    if "modules" in attrs:
+        attrs["modules"] = {clean_path(p): clean(t) for p, t in attrs["modules"].items()}
     graph = ModelGraph(schema=VERSION, **attrs)
     names, ids = UniqueNames(), dict[str, str]()
     outputs = dict[str, tuple[TensorMeta | None, ...]]()
@@ -100,13 +112,14 @@ def build(
     for index, record in enumerate(records):
         node = ids[record.key] = names.take(_wanted_id(record))
         outputs[record.key] = record.outputs
-        uses = memory.step(index, record)
 
         def meta(value: Value) -> TensorMeta | None:
-            return outputs[value.key][value.index]
+            current = memory.now.get(value, value)
+            return outputs[current.key][current.index]
 
         args = {name: map_values(arg, meta) for name, arg in record.args.items()}
         graph.add_node(node, **_node_attrs(index, record, args))
+        uses = memory.step(index, record)
         for key, edge_uses in uses.items():
             flowing = {use.output for use in edge_uses if use.output is not None}
             metas = (outputs[key][output] for output in flowing)

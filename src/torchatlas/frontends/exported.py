@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
 
-from ..records import OpRecord, RecordArg
-from ..schema import Kind, Module
-from . import metadata, torch_api
+from ..schema import Kind
+from . import torch_api
+from .capture import Capture
+from .example import Args, Packed, has_opaque, pack, positional_names
 from .fx_graph import Recorder
+from .state import module_types, stack_of, tied
 
 _KINDS: dict[InputKind, Kind] = {
     InputKind.PARAMETER: "parameter",
@@ -26,36 +28,55 @@ _KINDS: dict[InputKind, Kind] = {
 }
 
 
-@dataclass(slots=True)
-class Capture:
-    """What a front end hands over: records, what the graph should say of itself, and the source."""
+def capture(model: nn.Module, args: Args, *, strict: bool) -> Capture:
+    """Export `model` without decomposing it, and read the program.
 
-    records: list[OpRecord]
-    attrs: dict[str, Any]
-    program: Any
-    """The ExportedProgram or GraphModule whose node names the records' keys are."""
-    notes: list[str] = field(default_factory=list)
+    Dataclasses that torch cannot take apart go in and out as dicts.
+    """
+    if has_opaque(args):
+        return _capture_packed(model, args, strict)
+    try:
+        return read(_export(model, args, strict), model)
+    except Exception as error:
+        if not torch_api.is_output_type_error(error):
+            raise
+        return _capture_packed(model, args, strict)
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, strict: bool) -> ExportedProgram:
-    """Export `model` without decomposing it."""
-    return torch.export.export(model, args, dict(kwargs) or None, strict=strict)
+def _capture_packed(model: nn.Module, args: Args, strict: bool) -> Capture:
+    plain, classes = pack(args)
+    program = _export(Packed(model, classes), (plain, {}), strict)
+    return read(program, model, prefix=Packed.PREFIX)
 
 
-def read(program: ExportedProgram, model: nn.Module | None = None) -> Capture:
-    """Turn an exported program into records; `model` adds what the program does not keep."""
-    return _Reader(program, model).read()
+def _export(model: nn.Module, args: Args, strict: bool) -> ExportedProgram:
+    # On the meta device literals must be made there too, or they would meet meta tensors.
+    tensors = [leaf for leaf in torch_api.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+    on_meta = bool(tensors) and all(tensor.is_meta for tensor in tensors)
+    with torch.device("meta") if on_meta else nullcontext():
+        return torch.export.export(model, args[0], args[1] or None, strict=strict)
+
+
+def read(
+    program: ExportedProgram, model: nn.Module | None = None, *, prefix: str = ""
+) -> Capture:
+    """Turn an exported program into records; `model` adds what the program does not keep.
+
+    `prefix` is the path of a wrapper around the model, which is left out of every name.
+    """
+    return _Reader(program, model, prefix).read()
 
 
 class _Reader:
-    def __init__(self, program: ExportedProgram, model: nn.Module | None) -> None:
+    def __init__(self, program: ExportedProgram, model: nn.Module | None, prefix: str) -> None:
         self.program = program
-        self.modules = _module_types(program, model)
-        self.recorder = Recorder()
+        self.model, self.prefix = model, prefix
+        self.recorder = Recorder(prefix=prefix)
+        self.modules = self._module_types()
         self.signature = program.graph_signature
         self.nodes = {node.name: node for node in program.graph.nodes}
         self.by_target = {
-            spec.target: self.nodes[spec.arg.name]
+            self._name(spec.target): self.nodes[spec.arg.name]
             for spec in self.signature.input_specs
             if spec.target is not None
         }
@@ -75,7 +96,7 @@ class _Reader:
 
     def _inputs(self) -> None:
         names = self._user_input_names()
-        tied = self._tied()
+        groups = self._tied()
         first: dict[str, Any] = {}
         for spec in sorted(self.signature.input_specs, key=_inputs_first):
             node = self.nodes[spec.arg.name]
@@ -83,19 +104,26 @@ class _Reader:
             if kind == "input":
                 if isinstance(spec.arg, ConstantArgument):
                     node.meta.setdefault("val", spec.arg.value)
-                if node.users or node.meta.get("val") is not None:
-                    self.recorder.placeholder(node, kind, names.get(spec.arg.name, spec.arg.name))
-                else:
-                    self.recorder.bind(node, None)
-                continue
-            self._state(spec, node, kind, tied, first)
+                self._input(node, names.get(spec.arg.name, spec.arg.name))
+            else:
+                self._state(spec, node, kind, groups, first)
+
+    def _input(self, node: torch.fx.Node, name: str) -> None:
+        if node.meta.get("val") is None and not node.users:
+            self.recorder.bind(node, None)  # an optional argument that was not given
+        else:
+            self.recorder.placeholder(node, "input", name)
 
     def _state(
-        self, spec: InputSpec, node: torch.fx.Node, kind: Kind,
-        tied: Mapping[str, Sequence[str]], first: dict[str, Any],
+        self,
+        spec: InputSpec,
+        node: torch.fx.Node,
+        kind: Kind,
+        groups: Mapping[str, Sequence[str]],
+        first: dict[str, Any],
     ) -> None:
-        target = spec.target or spec.arg.name
-        group = tied.get(target, (target,))
+        target = self._name(spec.target or spec.arg.name)
+        group = groups.get(target, (target,))
         if group[0] in first:
             self.recorder.bind(node, first[group[0]])
             self.recorder.share_memory(node, first[group[0]])
@@ -103,31 +131,39 @@ class _Reader:
         if kind != "parameter" and not any(self.by_target[name].users for name in group):
             self.recorder.dropped[f"unused {kind}"] += 1
             return
-        stack = self._stack(group[0].rpartition(".")[0])
+        stack = stack_of(group[0], self.modules)
         self.recorder.placeholder(node, kind, group[0], stack, tuple(group[1:]))
         first[group[0]] = self.recorder.argument(node)
 
-    def _tied(self) -> dict[str, list[str]]:
-        """Group the names of parameters and buffers that are one tensor."""
-        state = {**self.program.state_dict, **self.program.constants}
-        groups: dict[Any, list[str]] = {}
-        for spec in self.signature.input_specs:
-            tensor = state.get(spec.target or "")
-            if isinstance(tensor, torch.Tensor):
-                groups.setdefault(_identity(tensor), []).append(spec.target or "")
-        return {name: group for group in groups.values() if len(group) > 1 for name in group}
+    def _name(self, target: str) -> str:
+        return target.removeprefix(f"{self.prefix}.") if self.prefix else target
 
-    def _stack(self, path: str) -> tuple[Module, ...]:
-        parts = path.split(".") if path else []
-        prefixes = ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
-        return tuple(Module(p, self.modules.get(p, "")) for p in prefixes)
+    def _tied(self) -> dict[str, list[str]]:
+        state = {**self.program.state_dict, **self.program.constants}
+        targets = [spec.target for spec in self.signature.input_specs if spec.target is not None]
+        found = ((self._name(name), state.get(name)) for name in targets)
+        return tied((name, value) for name, value in found if isinstance(value, torch.Tensor))
+
+    def _module_types(self) -> dict[str, str]:
+        types = module_types(self.model) if self.model is not None else {}
+        for node in self.program.graph.nodes:
+            for module in self.recorder.stack(node):
+                types.setdefault(module.path, module.type)
+        return types
 
     def _user_input_names(self) -> dict[str, str]:
         names = [s.arg.name for s in self.signature.input_specs if s.kind == InputKind.USER_INPUT]
-        paths = torch_api.key_names(self.program.call_spec.in_spec) if self.program.call_spec.in_spec else []
+        spec = self.program.call_spec.in_spec
+        paths = torch_api.key_names(spec) if spec is not None else []
         if len(paths) != len(names):
             return {}
-        return {name: _input_name(name, path) for name, path in zip(names, paths, strict=True)}
+        if self.prefix:  # the wrapper takes the model's (args, kwargs) as its own arguments
+            paths = [path[1:] for path in paths]
+        positional = positional_names(self.model) if self.model is not None else []
+        return {
+            name: _input_name(name, path, positional)
+            for name, path in zip(names, paths, strict=True)
+        }
 
     # -- outputs ---------------------------------------------------------------------------
 
@@ -143,45 +179,29 @@ class _Reader:
         for position, (output, returned) in enumerate(zip(specs, node.args[0], strict=True)):
             is_user = output.kind == OutputKind.USER_OUTPUT
             path = next(names) if is_user else ("mutated", str(output.target))
-            self._output(f"output:{position}", path, returned)
-
-    def _output(self, key: str, path: tuple[str, ...], returned: Any) -> None:
-        target = "/".join(("output", *(part.replace("/", "%2F") for part in path)))
-        args: dict[str, RecordArg] = {"value": self.recorder.argument(returned)}
-        self.recorder.add(OpRecord(key=key, kind="output", target=target, args=args))
+            self.recorder.output(f"output:{position}", path, returned)
 
 
 def _inputs_first(spec: InputSpec) -> bool:
     return spec.kind != InputKind.USER_INPUT
 
 
-def _input_name(placeholder: str, path: tuple[str, ...]) -> str:
+def _input_name(placeholder: str, path: tuple[str, ...], positional: Sequence[str]) -> str:
     """Name an input by its argument, and by the keys that lead to it inside the argument.
 
-    >>> _input_name("batch_ids", ("0", "0", "ids")), _input_name("x", ("0", "0"))
-    ('batch/ids', 'x')
+    `path` begins with 0 and the position, or with 1 and the name. Where the names of positional
+    arguments are not known, torch's name of the placeholder tells.
+
+    >>> _input_name("batch_ids", ("0", "0", "ids"), ["batch"])
+    'batch/ids'
+    >>> _input_name("batch_ids", ("0", "0", "ids"), []), _input_name("k", ("1", "k"), [])
+    ('batch/ids', 'k')
     """
-    nested = [part.replace("/", "%2F") for part in path[2:]]
-    if path[:1] == ("1",):
-        return "/".join([path[1], *nested])
-    suffix = "_" + "_".join(path[2:])
-    argument = placeholder.removesuffix(suffix) if nested else placeholder
-    return "/".join([argument, *nested])
-
-
-def _identity(tensor: torch.Tensor) -> Any:
-    storage = torch_api.storage_of(tensor)
-    if storage is None or tensor.numel() == 0:
-        return id(tensor)
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype
-
-
-def _module_types(program: ExportedProgram, model: nn.Module | None) -> dict[str, str]:
-    types: dict[str, str] = {}
-    if model is not None:
-        for path, inner in model.named_modules(remove_duplicate=False):
-            types[path] = metadata.module(path, type(inner)).type
-    for node in program.graph.nodes:
-        for module in metadata.module_stack(node.meta):
-            types.setdefault(module.path, module.type)
-    return types
+    nested = path[2:]
+    if path[0] == "1":
+        argument = path[1]
+    elif int(path[1]) < len(positional):
+        argument = positional[int(path[1])]
+    else:
+        argument = placeholder.removesuffix("_" + "_".join(nested)) if nested else placeholder
+    return "/".join([argument, *(part.replace("/", "%2F") for part in nested)])

@@ -25,7 +25,13 @@ UNDECLARED_WRITES = {
 class Recorder:
     """Collects the records of one graph, and what each fx node turned into."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Module | None = None, prefix: str = "") -> None:
+        """Begin without records.
+
+        `root` is put before every module stack that lacks it; `prefix` is the path of a wrapper
+        around the model, which is left out of every path.
+        """
+        self._root, self._prefix = root, prefix
         self.records: list[OpRecord] = []
         self.dropped: Counter[str] = Counter()
         self._by_key: dict[str, OpRecord] = {}
@@ -86,6 +92,24 @@ class Recorder:
         )
         self.bind(node, Value(key) if meta is not None else metadata.literal(value))
 
+    def unused(
+        self, tensor: torch.Tensor, target: str, stack: tuple[Module, ...], aliases: tuple[str, ...]
+    ) -> None:
+        """Record a parameter of the model that the graph does not use."""
+        outputs = (metadata.tensor_meta(tensor),)
+        self.add(
+            OpRecord(
+                key=f"unused:{target}", kind="parameter", target=target, stack=stack,
+                aliases=aliases, outputs=outputs,
+            )
+        )
+
+    def output(self, key: str, path: tuple[str, ...], returned: Any) -> None:
+        """Record one leaf of what the model returns; `path` leads to it."""
+        target = "/".join(("output", *(part.replace("/", "%2F") for part in path)))
+        args: dict[str, RecordArg] = {"value": self.argument(returned)}
+        self.add(OpRecord(key=key, kind="output", target=target, args=args))
+
     # -- calls -----------------------------------------------------------------------------
 
     def call(self, node: fx.Node, prefix: str = "") -> None:
@@ -119,7 +143,7 @@ class Recorder:
             OpRecord(
                 key=key, kind="op", op=info.op, overload=info.overload, args=args, outputs=outputs,
                 storages=storages, writes=writes, tags=tags,
-                stack=metadata.module_stack(node.meta),
+                stack=self.stack(node),
                 source=metadata.source_line(node.meta.get("stack_trace")),
             )
         )
@@ -163,6 +187,18 @@ class Recorder:
         flag, names = UNDECLARED_WRITES.get(info.op, ("", ()))
         declared = info.writes + (names if flag and args.get(flag) is True else ())
         return tuple(name for name in declared if args.get(name) is not None)
+
+    def stack(self, node: fx.Node) -> tuple[Module, ...]:
+        """Return the modules around `node`, from the root inwards."""
+        stack = metadata.module_stack(node.meta)
+        if self._prefix:
+            inside = f"{self._prefix}."
+            stack = tuple(
+                Module(m.path[len(inside) :], m.type) for m in stack if f"{m.path}.".startswith(inside)
+            )
+        if self._root is not None and not (stack and stack[0].path == ""):
+            return (self._root, *stack)
+        return stack
 
     def _storage(self, value: Any) -> Hashable | None:
         identity = metadata.storage(value)

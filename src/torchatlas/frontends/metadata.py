@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 
+from ..expressions import symbol
 from ..names import clean
 from ..schema import Dim, Module, TensorMeta
 from . import torch_api
@@ -64,8 +66,28 @@ def dim(size: Any) -> Dim:
     """Return a size as a number, or as a sympy expression where it is symbolic."""
     if isinstance(size, int):
         return size
-    expr = size.node.expr
-    return int(expr) if expr.is_Integer else expr
+    return _plain(size.node.expr)
+
+
+@lru_cache(maxsize=65536)
+def _plain(expr: sympy.Expr) -> Dim:
+    """Return torch's expression in sympy's own functions, over plain positive integer symbols."""
+    if expr.is_Integer:
+        return int(expr)
+    plain = expr.xreplace({s: symbol(s.name) for s in expr.free_symbols})
+    for name, change in _TORCH_FUNCTIONS.items():
+        plain = plain.replace(lambda e, n=name: type(e).__name__ == n, change)
+    return plain
+
+
+_TORCH_FUNCTIONS: dict[str, Callable[[sympy.Expr], sympy.Expr]] = {
+    "FloorDiv": lambda e: sympy.floor(e.args[0] / e.args[1]),
+    "CleanDiv": lambda e: sympy.floor(e.args[0] / e.args[1]),
+    "Mod": lambda e: sympy.Mod(*e.args),
+    "PythonMod": lambda e: sympy.Mod(*e.args),
+    "Max": lambda e: sympy.Max(*e.args),
+    "Min": lambda e: sympy.Min(*e.args),
+}
 
 
 _DTYPES: dict[torch.dtype, str] = {}
@@ -199,7 +221,7 @@ def module_stack(meta: Mapping[str, Any]) -> tuple[Module, ...]:
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_TORCH = os.path.dirname(torch.__file__)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
 @lru_cache(maxsize=4096)

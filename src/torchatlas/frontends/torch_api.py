@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 TESTED_VERSIONS = ("2.11", "2.15")
 """Versions of torch on which these private names were checked."""
 
-__all__ = [
-    "TESTED_VERSIONS",
-    "FakeTensor",
-    "FakeTensorMode",
-    "is_registered",
-    "key_names",
-    "overload_parts",
-    "region",
-    "schema_arguments",
-    "shape_env_mode",
-    "storage_of",
-    "tag_names",
-    "tree_flatten_with_names",
-    "tree_leaves",
-    "tree_map",
-]
-
 tree_leaves: Callable[[Any], list[Any]] = pytree.tree_leaves
 tree_map: Callable[[Callable[[Any], Any], Any], Any] = pytree.tree_map
 
 
-def shape_env_mode() -> FakeTensorMode:
-    """Return a mode in which real, meta and fake tensors may be mixed."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from logging and warning about failures that the caller handles."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+_LOGGERS = (
+    "torch._subclasses.fake_tensor",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.fx.experimental.recording",
+    "torch._dynamo",
+    "torch._dynamo.convert_frame",
+    "torch.export",
+    "torch.export._trace",
+)
+
+_FAKE_LIMITATIONS = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedFakeTensorException,
+    fake_tensor.UnsupportedMutationAliasingException,
+    fake_tensor.UnsupportedOperatorException,
+    GuardOnDataDependentSymNode,
+    NotImplementedError,
+)
+
+
+def is_fake_limitation(error: BaseException) -> bool:
+    """Say whether `error` comes of tensors that have no values, and not of the model."""
+    return isinstance(error, _FAKE_LIMITATIONS)
 
 
 def storage_of(tensor: torch.Tensor) -> int | None:
@@ -67,9 +92,7 @@ def tag_names(op: torch._ops.OpOverload) -> frozenset[str]:
     return frozenset(tag.name for tag in op.tags)
 
 
-@lru_cache(maxsize=1)
-def _regions() -> dict[Any, int]:
-    return {wrap_with_set_grad_enabled: 1, wrap_with_autocast: 4}
+_REGIONS: dict[Any, int] = {wrap_with_set_grad_enabled: 1, wrap_with_autocast: 4}
 
 
 def region(target: Any) -> tuple[int, Callable[..., Any]] | None:
@@ -78,10 +101,7 @@ def region(target: Any) -> tuple[int, Callable[..., Any]] | None:
     The first item is the position of the region's graph among the arguments; the second makes
     the context manager from the arguments that stand before it.
     """
-    try:
-        position = _regions().get(target)
-    except TypeError:  # unhashable target
-        return None
+    position = _REGIONS.get(target)
     if position is None:
         return None
     return position, torch.set_grad_enabled if position == 1 else _autocast
@@ -89,6 +109,14 @@ def region(target: Any) -> tuple[int, Callable[..., Any]] | None:
 
 def _autocast(device: str, dtype: torch.dtype | None, enabled: bool, cache: bool | None) -> Any:
     return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cache)
+
+
+def is_output_type_error(error: BaseException) -> bool:
+    """Say whether an export failed because it cannot take apart what the model returns."""
+    text = str(error)
+    return "register_dataclass" in text or "register_pytree_node" in text or (
+        "output" in text and "pytree" in text
+    )
 
 
 def is_registered(kind: type) -> bool:
@@ -113,3 +141,9 @@ def _key_name(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key).strip("[].'\"")
+
+
+def trace_before_dispatch(function: Callable[..., Any], *args: Any) -> torch.fx.GraphModule:
+    """Record the ops that `function` calls, before autograd and autocast take them apart."""
+    return make_fx(function, pre_dispatch=True)(*args)
+

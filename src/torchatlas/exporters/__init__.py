@@ -1,0 +1,153 @@
+"""Exporters turn a graph into bytes and open no file; `export` opens files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, UsageError
+from ..graph import ModelGraph
+
+__all__ = ["FORMATS", "SUFFIXES", "export", "format_of", "load", "render"]
+
+FORMATS = {
+    "dot": "dot",
+    "json": "json_graph",
+    "onnx": "onnx_model",
+    "onnx-structure": "onnx_structure",
+}
+"""Name of a format to the module here that renders it."""
+
+SUFFIXES = {".dot": "dot", ".json": "json", ".onnx": "onnx"}
+"""Suffix of a file to the format that it means."""
+
+
+def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
+    """Return the format to write to `path`: the one asked for, or what the suffix means.
+
+    >>> format_of("resnet18.dot"), format_of("a.onnx", "onnx-structure")
+    ('dot', 'onnx-structure')
+    >>> format_of("resnet18.pdf")
+    Traceback (most recent call last):
+        ...
+    torchatlas.errors.UsageError: no format has the suffix '.pdf'
+      hint: the known ones are .dot, .json, .onnx
+    """
+    if format is not None:
+        if format not in FORMATS:
+            raise UsageError(
+                f"there is no format {format!r}", hint=f"the known ones are {', '.join(FORMATS)}"
+            )
+        return format
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            f"no format has the suffix {suffix!r}",
+            hint=f"the known ones are {', '.join(SUFFIXES)}",
+        )
+    return SUFFIXES[suffix]
+
+
+def render(graph: ModelGraph, format: str, **options: Any) -> tuple[bytes, Mapping[str, bytes]]:
+    """Return the content of a file, and by name those of the files that must stand beside it.
+
+    ``onnx`` means the executable model where the graph came from a live one, and the structure
+    alone where it did not, or where torch cannot translate the model, which is warned about.
+    Raises UsageError for an option that the format does not have.
+    """
+    if format == "onnx" and getattr(graph.source, "program", None) is None:
+        format = "onnx-structure"
+        options.pop("weights", None)
+        options.pop("location", None)
+    module = import_module(f".{FORMATS[format]}", __name__)
+    known = set(signature(module.render).parameters) - {"graph"}
+    options.pop("location" if "location" not in known else "", None)
+    if unknown := options.keys() - known:
+        raise UsageError(
+            f"the format {format!r} has no option {min(unknown)!r}",
+            hint=f"it has {', '.join(sorted(known)) or 'none'}",
+        )
+    try:
+        found = module.render(graph, **options)
+    except FormatError as error:
+        if format != "onnx":
+            raise
+        warnings.warn(f"{error}\n  the ONNX file shows the structure only", stacklevel=3)
+        return render(graph, "onnx-structure")
+    return getattr(found, "content", found), getattr(found, "sidecars", {})
+
+
+def export(
+    graph: ModelGraph, path: str | os.PathLike[str], format: str | None = None, **options: Any
+) -> None:
+    """Write `graph` to `path` in `format`, by default the one that the suffix means.
+
+    `options` are those of the format's ``render``. A file is written to a temporary name and
+    renamed, so a failed export leaves the old one. Raises UsageError for an unknown format or
+    option, and FormatError where the file cannot be written or the graph not be rendered.
+    """
+    chosen, path = format_of(path, format), Path(path)
+    with _naming(path):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(f"the folder {str(path.parent)!r} is read-only")
+    content, sidecars = render(graph, chosen, location=f"{path.name}.data", **options)
+    with _naming(path):
+        for name, data in sidecars.items():
+            _replace(path.with_name(name), data)
+        _replace(path, content)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FormatError(
+            f"cannot write {str(path)!r}: {reason}",
+            hint="create the folder, or choose one that you may write to",
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> ModelGraph:
+    """Return the graph that was exported to `path` as JSON; nothing in the file is executed.
+
+    Raises FormatError for a file that is missing, or that is not such a graph.
+    """
+    from .json_graph import parse_graph
+
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        raise FormatError(
+            f"a graph cannot be read from {path.name!r}",
+            hint="only .json files, as torchatlas writes them, can be read back",
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FormatError(f"cannot read {str(path)!r}: {reason}", hint="check the path") from error
+    return parse_graph(content, str(path))

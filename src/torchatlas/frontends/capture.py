@@ -1,0 +1,34 @@
+"""What a front end hands over, and what the graph keeps of it in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..records import OpRecord
+
+
+@dataclass(slots=True)
+class Capture:
+    """Records, what the graph should say of itself, and the program that they were read from."""
+
+    records: list[OpRecord]
+    attrs: dict[str, Any]
+    program: Any
+    """The ExportedProgram or GraphModule whose node names are the records' keys."""
+
+
+@dataclass(slots=True)
+class Source:
+    """What a graph was captured from; kept in memory, never pickled or written to a file.
+
+    `ids` leads from the names of the program's nodes to those of the graph. A name inside a
+    ``no_grad`` or ``autocast`` region stands after the region's own: ``wrap/mul``.
+    """
+
+    frontend: str
+    program: Any
+    model: Any = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,68 @@
+"""A model's state and structure: parameters and buffers, which are tied, and what a module is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+from ..schema import Module
+from . import metadata, torch_api
+
+
+def identity(tensor: torch.Tensor) -> Any:
+    """Return what two names of one tensor have in common: the same elements of one storage."""
+    storage = torch_api.storage_of(tensor)
+    if storage is None or tensor.numel() == 0 or tensor.is_meta:
+        return id(tensor)
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def tied(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, list[str]]:
+    """Return, for each name, all names of the same tensor, in the order in which they come.
+
+    >>> weight = torch.zeros(2)
+    >>> tied([("embed.weight", weight), ("head.weight", weight), ("bias", torch.zeros(2))])
+    {'embed.weight': ['embed.weight', 'head.weight'], 'head.weight': ['embed.weight', \
+'head.weight'], 'bias': ['bias']}
+    """
+    groups: dict[Any, list[str]] = {}
+    for name, tensor in tensors:
+        groups.setdefault(identity(tensor), []).append(name)
+    return {name: group for group in groups.values() for name in group}
+
+
+def module_types(model: nn.Module) -> dict[str, str]:
+    """Return the class of every module by its path; a shared module under each of its paths."""
+    return {
+        path: metadata.module(path, type(inner)).type
+        for path, inner in model.named_modules(remove_duplicate=False)
+    }
+
+
+def stack_of(target: str, types: Mapping[str, str]) -> tuple[Module, ...]:
+    """Return the modules around the parameter `target`, from the root inwards."""
+    parts = target.split(".")[:-1]
+    paths = ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
+    return tuple(Module(path, types.get(path, "")) for path in paths)
+
+
+def check_structure(model: nn.Module) -> None:
+    """Raise CaptureError for a module that contains itself."""
+    active: list[nn.Module] = []
+
+    def visit(module: nn.Module, path: str) -> None:
+        if any(module is outer for outer in active):
+            raise CaptureError(
+                f"the module {path!r} contains itself",
+                hint="keep a back reference in a list or a weakref, so that it is no submodule",
+            )
+        active.append(module)
+        for name, child in module.named_children():
+            visit(child, f"{path}.{name}" if path else name)
+        active.pop()
+
+    visit(model, "")
