@@ -1,3 +1,79 @@
-"""torchatlas"""
-from .api import capture
+"""An atlas of your model: every operation with its shape, its cost and its place, in any viewer.
+
+A tour. Capture a model, read it, and hand it on:
+
+>>> import torch, torchatlas as ta
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+>>> graph = ta.capture(model, torch.randn(4, 8))
+>>> print(graph)
+ModelGraph('Sequential': 3 ops, 9 nodes, 8 edges)
+
+It is a networkx `DiGraph` whose node ids are paths, and whose keys are plain Python:
+
+>>> graph.nodes["0/linear"]["flops"]
+2048
+>>> import networkx as nx
+>>> nx.shortest_path(graph, "input", "output")
+['input', '0/linear', '1/relu', '2/linear', 'output']
+>>> ta.totals(graph).macs
+1280
+
+``graph.summary()`` is the module tree as a table, and ``graph.export("model.onnx")``, ``.dot``
+and ``.json`` write files; `load` reads a ``.json`` back.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .annotations import annotate
+    from .api import capture
+    from .errors import AtlasError
+    from .exporters import export, load
+    from .graph import ModelGraph, totals, validate
+    from .text import summary, to_text
+    from .viewing import view
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AtlasError",
+    "ModelGraph",
+    "annotate",
+    "capture",
+    "export",
+    "load",
+    "summary",
+    "to_text",
+    "totals",
+    "validate",
+    "view",
+]
+
+_HOMES = {
+    "AtlasError": "errors",
+    "ModelGraph": "graph",
+    "annotate": "annotations",
+    "capture": "api",
+    "export": "exporters",
+    "load": "exporters",
+    "summary": "text",
+    "to_text": "text",
+    "totals": "graph",
+    "validate": "graph",
+    "view": "viewing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used, so that `import torchatlas` and the command line stay fast.
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

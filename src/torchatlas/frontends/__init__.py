@@ -42,7 +42,7 @@ def record(model: Any, example: Any = None, *, frontend: str = "auto") -> tuple[
     with quiet():
         found, served, attempts = _first(module, args, _order(module, frontend))
     _say(found, served, attempts, name)
-    return found, Source(served, found.program, module, *args)
+    return found, Source(served, found.program, found.placeholders, module)
 
 
 def _say(found: Capture, served: str, attempts: list[str], name: str) -> None:
@@ -69,8 +69,7 @@ def _read_program(program: Any) -> tuple[Capture, Source]:
 
     found = exported.read(program)
     _say(found, "export", [], found.attrs["name"])
-    example = program.example_inputs or ((), {})
-    return found, Source("export", program, None, *example)
+    return found, Source("export", program, found.placeholders)
 
 
 def _order(module: nn.Module, frontend: str) -> tuple[str, ...]:

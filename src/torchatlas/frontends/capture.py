@@ -16,6 +16,8 @@ class Capture:
     attrs: dict[str, Any]
     program: Any
     """The ExportedProgram or GraphModule whose node names are the records' keys."""
+    placeholders: dict[str, Any]
+    """What the program's placeholders stand for: parameters, buffers, constants, the example."""
 
 
 @dataclass(slots=True)
@@ -28,7 +30,6 @@ class Source:
 
     frontend: str
     program: Any
+    placeholders: dict[str, Any]
     model: Any = None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)

@@ -90,7 +90,7 @@ class _Reader:
         self._outputs()
         name = self.modules.get("", type(self.program).__name__).rpartition(".")[2]
         attrs = {"name": name, "modules": self.modules, "dropped": dict(sorted(recorder.dropped.items()))}
-        return Capture(recorder.records, attrs, self.program)
+        return Capture(recorder.records, attrs, self.program, self._placeholders())
 
     # -- inputs ----------------------------------------------------------------------------
 
@@ -163,6 +163,16 @@ class _Reader:
         return {
             name: _input_name(name, path, positional)
             for name, path in zip(names, paths, strict=True)
+        }
+
+    def _placeholders(self) -> dict[str, Any]:
+        state = {**self.program.state_dict, **self.program.constants}
+        example = iter(torch_api.tree_leaves(self.program.example_inputs or ()))
+        return {
+            spec.arg.name: next(example, None)
+            if spec.kind == InputKind.USER_INPUT
+            else state.get(spec.target or "")
+            for spec in self.signature.input_specs
         }
 
     # -- outputs ---------------------------------------------------------------------------

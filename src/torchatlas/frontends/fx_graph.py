@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ UNDECLARED_WRITES = {
 """Composite ops that write statistics in place, although their schema does not say so."""
 
 
+RESHAPES = frozenset(
+    f"aten.{name}"
+    for name in ("flatten", "reshape", "reshape_as", "unflatten", "view", "view_as", "_unsafe_view")
+)
+"""Views for which fake tensors may give a dimension of size 1 another stride than real ones."""
+
+
 class Recorder:
     """Collects the records of one graph, and what each fx node turned into."""
 
@@ -37,6 +45,7 @@ class Recorder:
         self._by_key: dict[str, OpRecord] = {}
         self._env: dict[fx.Node, Any] = {}
         self._same_storage: dict[Hashable, Hashable] = {}
+        self._restrided: set[Value] = set()
 
     def add(self, record: OpRecord) -> None:
         """Append one record."""
@@ -139,6 +148,7 @@ class Recorder:
         tags, writes = info.tags, self._writes(info, args)
         if self._is_view(args, outputs, storages, writes):
             tags = (*tags, "view")
+            outputs = self._exact_strides(node, key, info, args, outputs)
         self.add(
             OpRecord(
                 key=key, kind="op", op=info.op, overload=info.overload, args=args, outputs=outputs,
@@ -182,6 +192,44 @@ class Recorder:
             return False
         read = {self.storage(value) for arg in args.values() for _, value in values(arg, "")}
         return all(storage in read for storage in storages)
+
+    def _exact_strides(
+        self,
+        node: fx.Node,
+        key: str,
+        info: OpInfo,
+        args: Mapping[str, RecordArg],
+        outputs: tuple[TensorMeta | None, ...],
+    ) -> tuple[TensorMeta | None, ...]:
+        """Return a view's outputs with the strides that the real operator gives them."""
+        read = [self.meta(value) for arg in args.values() for _, value in values(arg, "")]
+        metas = [*outputs, *read]
+        stale = any(v in self._restrided for arg in args.values() for _, v in values(arg, ""))
+        if not stale and (info.op not in RESHAPES or not any(m and 1 in m.shape for m in metas)):
+            return outputs
+        if not all(m and m.stride is not None and _is_static(m) for m in metas):
+            return outputs
+        try:
+            result = node.target(*self._on_meta(node.args), **self._on_meta(node.kwargs))  # type: ignore[operator]
+        except (RuntimeError, NotImplementedError, TypeError):
+            return outputs  # what torch cannot view on meta tensors stays as the trace saw it
+        strides = [leaf.stride() for leaf in torch_api.tree_leaves(result)]
+        exact = tuple(replace(m, stride=s) for m, s in zip(outputs, strides, strict=True) if m)
+        self._restrided.update(
+            Value(key, i) for i, (a, b) in enumerate(zip(exact, outputs, strict=True)) if a != b
+        )
+        return exact
+
+    def _on_meta(self, arguments: Any) -> Any:
+        def tensor(node: fx.Node) -> Any:
+            value = self._env[node]
+            meta = self.meta(value) if isinstance(value, Value) else None
+            if meta is None or meta.stride is None:
+                return value
+            dtype = getattr(torch, meta.dtype)
+            return torch.empty_strided(meta.shape, meta.stride, dtype=dtype, device="meta")
+
+        return fx.node.map_arg(arguments, tensor)
 
     def _writes(self, info: OpInfo, args: Mapping[str, RecordArg]) -> tuple[str, ...]:
         flag, names = UNDECLARED_WRITES.get(info.op, ("", ()))
@@ -241,6 +289,10 @@ class Recorder:
             return
         node.meta.setdefault("val", value)
         self.placeholder(node, "constant", str(node.target), prefix=prefix)
+
+
+def _is_static(meta: TensorMeta) -> bool:
+    return all(isinstance(n, int) for n in (*meta.shape, *(meta.stride or ())))
 
 
 def _values_like(result: Any, key: str, positions: Any) -> Any:

@@ -70,7 +70,10 @@ def read(traced: fx.GraphModule, args: Args, model: nn.Module | None = None) -> 
     with mode:
         program = torch_api.trace_before_dispatch(flat, state, tensors)
     input_names = _leaf_names(names, leaves)
-    return _Reader(program, traced, model or traced, list(state), input_names, structure).read()
+    real = [leaf for leaf in torch_api.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    actual = [*dict([*runner.named_parameters(), *runner.named_buffers()]).values(), *real]
+    reader = _Reader(program, traced, model or traced, list(state), input_names, structure)
+    return reader.read(actual)
 
 
 class _Reader:
@@ -84,7 +87,8 @@ class _Reader:
         self.types[""] = metadata.module("", type(model)).type
         self.recorder = Recorder(root=Module("", self.types[""]))
 
-    def read(self) -> Capture:
+    def read(self, values: list[torch.Tensor]) -> Capture:
+        """Read the program; `values` are what its placeholders stand for."""
         placeholders = self.program.graph.find_nodes(op="placeholder")
         state = [name.removeprefix("graph.") for name in self.state]
         nodes = dict(zip(state, placeholders, strict=False))
@@ -98,7 +102,8 @@ class _Reader:
         dropped = dict(sorted(self.recorder.dropped.items()))
         name = type(self.model).__name__
         attrs = {"name": name, "modules": self.types, "dropped": dropped}
-        return Capture(self.recorder.records, attrs, self.program)
+        given = dict(zip((node.name for node in placeholders), values, strict=True))
+        return Capture(self.recorder.records, attrs, self.program, given)
 
     def _state(self, nodes: Mapping[str, fx.Node]) -> None:
         parameters = dict(self.model.named_parameters(remove_duplicate=False))

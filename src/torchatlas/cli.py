@@ -1,0 +1,260 @@
+"""The command line: what to capture, where to write it, and how to read it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import AtlasError, FormatError, UsageError
+
+if TYPE_CHECKING:
+    from .graph import ModelGraph
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="An atlas of your PyTorch model: every operation with its shape, cost and place.",
+    epilog="Exit status: 0 done, 1 the model or file could not be handled, 2 wrong usage.",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(help="module:NAME, path/to/file.py:NAME, timm:NAME, or hf:TYPE (random weights)."),
+]
+Input = Annotated[
+    list[str],
+    typer.Option("--input", help="Input as [name=]SHAPE[:DTYPE]: 1x3x224x224, ids=1x128:int64."),
+]
+Arguments = Annotated[
+    list[str], typer.Option("--arg", help="Argument of the model's constructor, name=value.")
+]
+Train = Annotated[bool, typer.Option("--train", help="Training mode in place of eval mode.")]
+Frontend = Annotated[str, typer.Option(help="auto, export or fx.")]
+Depth = Annotated[int, typer.Option(min=0, help="Levels of modules in the summary.")]
+Weights = Annotated[str, typer.Option(help="Weights in ONNX files: include, external or none.")]
+
+
+@app.command()
+def capture(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if it is missing.")],
+    input: Input = [],  # noqa: B006
+    arg: Arguments = [],  # noqa: B006
+    format: Annotated[
+        list[str], typer.Option("--format", help="onnx, onnx-structure, dot or json.")
+    ] = ["onnx", "dot", "json"],  # noqa: B006
+    weights: Weights = "include",
+    frontend: Frontend = "auto",
+    train: Train = False,
+    depth: Depth = 2,
+    include_source: Annotated[
+        bool, typer.Option("--include-source", help="Keep the line of code of each op.")
+    ] = False,
+) -> None:
+    """Capture MODEL, print its summary and write it to OUT."""
+    formats = [_format(name) for name in format]
+    _weights(weights)
+    name = re.sub(r"[^\w.-]", "_", model.rpartition(":")[2]) or "model"
+    graph = _capture(model, input, arg, frontend, train, include_source)
+    _print(graph.summary(depth=depth))
+    _make_folder(out)
+    for chosen in formats:
+        _write(graph, out / f"{name}{_suffix(chosen)}", chosen, weights)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="A graph that was saved as .json.")],
+    to: Annotated[list[str], typer.Option("--to", help="onnx, dot or json; may be repeated.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; by default beside FILE.")
+    ] = None,
+) -> None:
+    """Write a saved graph in other formats; its ONNX holds the structure, no weights."""
+    from .exporters import load
+
+    formats = [_format(name) for name in to]
+    graph = load(file)
+    folder = out if out is not None else file.parent
+    _make_folder(folder)
+    for chosen in formats:
+        _write(graph, folder / f"{file.stem}{_suffix(chosen)}", chosen)
+
+
+@app.command()
+def summary(
+    model: Annotated[str, typer.Argument(help="A saved .json graph, or a model as in capture.")],
+    input: Input = [],  # noqa: B006
+    arg: Arguments = [],  # noqa: B006
+    depth: Depth = 2,
+    sort: Annotated[
+        str | None, typer.Option(help="Largest first: ops, params, macs, flops or bytes.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated: type, shape, ops, params, param_bytes, macs, flops, "
+            "flops_other, bytes, share."
+        ),
+    ] = None,
+    frontend: Frontend = "auto",
+    train: Train = False,
+) -> None:
+    """Print the module tree of a model or of a saved graph."""
+    from .exporters import load
+
+    if model.endswith(".json"):
+        graph = load(model)
+    else:
+        graph = _capture(model, input, arg, frontend, train)
+    chosen = [name.strip() for name in columns.split(",")] if columns else None
+    _print(graph.summary(depth=depth, sort=sort, columns=chosen))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of graph files."""
+    import json
+
+    from .exporters.json_graph import schema as json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def view(
+    file: Annotated[Path, typer.Argument(help="An .onnx or .dot file.")],
+    port: Annotated[int | None, typer.Option(help="Port on loopback; free by default.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Show FILE in Netron, on this machine only, until Ctrl-C."""
+    from .viewing import view as show
+
+    show(file, port=port, browser=browser)
+
+
+def _capture(
+    model: str,
+    inputs: list[str],
+    arguments: list[str],
+    frontend: str,
+    train: bool,
+    include_source: bool = False,
+) -> ModelGraph:
+    from .text import progress
+
+    with progress(f"loading {model}"):
+        from .api import capture as capture_graph
+        from .frontends.loading import load_model, make_example, parse_argument, parse_input
+
+        made = dict(map(parse_argument, arguments))
+        for text in inputs:
+            parse_input(text)
+        module = load_model(model, made).train(train)
+        example = make_example(inputs, module)
+    with progress(f"capturing {model}"):
+        return capture_graph(module, example, frontend=frontend, include_source=include_source)
+
+
+def _format(name: str) -> str:
+    from .exporters import format_of
+
+    return format_of("", name)
+
+
+def _suffix(format: str) -> str:
+    return {"onnx-structure": ".structure.onnx"}.get(format, f".{format}")
+
+
+def _weights(choice: str) -> None:
+    if choice not in ("include", "external", "none"):
+        raise UsageError(
+            f"there is no choice {choice!r} of weights", hint="choose include, external or none"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FormatError(
+            f"cannot make the folder {str(folder)!r}: {error.strerror}",
+            hint="choose one that you may write to",
+        ) from error
+
+
+def _write(graph: ModelGraph, path: Path, format: str, weights: str | None = None) -> None:
+    from .exporters import export as write
+    from .text import progress
+
+    options: dict[str, Any] = {"weights": weights} if weights and format == "onnx" else {}
+    with progress(f"writing {path}"):
+        write(graph, path, format, **options)
+    print(f"wrote {path}")
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(renderable)
+
+
+def _printable(text: object) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        print(f"warning: {_printable(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module="torchatlas")
+        warnings.showwarning = show
+        yield
+
+
+def _run(command: Callable[[], Any]) -> int:
+    try:
+        with _plain_warnings():
+            command()
+    except AtlasError as error:
+        print(f"error: {_printable(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        if os.environ.get("TORCHATLAS_DEBUG"):
+            raise
+        print(
+            f"error: {type(error).__name__}: {_printable(error)}\n"
+            "  hint: this is a fault of torchatlas; set TORCHATLAS_DEBUG=1 to see where",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(_run(app))
+
+
+if __name__ == "__main__":
+    main()

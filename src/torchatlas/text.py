@@ -1,0 +1,284 @@
+"""The graph in words: numbers with units, one line a node, and the module tree as a table."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+from .graph import ModelGraph, Totals, in_order, inputs_of, totals
+from .names import path_to_id
+from .schema import Dim, TensorMeta
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+_STEPS = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+
+
+def number(value: Dim | None, unit: str = "") -> str:
+    """Return a count with a prefix and three digits; symbolic ones as they are, unknown as ``?``.
+
+    >>> number(1_814_073_344, "FLOP"), number(512, "B"), number(1500), number(None)
+    ('1.81 GFLOP', '512 B', '1.5 k', '?')
+    >>> number(999_999), number(0, "B")
+    ('1 M', '0 B')
+    """
+    if value is None:
+        return "?"
+    if not isinstance(value, int):
+        return f"{value} {unit}".strip()
+    for i, (size, prefix) in enumerate(_STEPS):
+        if value >= size:
+            digits = f"{value / size:.3g}"
+            if digits in ("1e+03", "1000") and i > 0:
+                return f"1 {_STEPS[i - 1][1]}{unit}"
+            return f"{digits} {prefix}{unit}"
+        if value >= size - size // 2000:
+            return f"1 {prefix}{unit}"
+    return f"{value} {unit}".strip()
+
+
+def totals_line(found: Totals) -> str:
+    """Return totals as a sentence, with what is not counted."""
+    parts = [
+        f"{number(found.params)} parameters ({number(found.param_bytes, 'B')})",
+        number(found.flops, "FLOP"),
+        f"{number(found.flops_other, 'FLOP')} outside contractions",
+        f"{number(found.bytes_read, 'B')} read",
+        f"{number(found.bytes_written, 'B')} written",
+        f"{found.coverage:.1%} of {found.ops} ops counted",
+    ]
+    unknown = ", ".join(f"{op} x{count}" for op, count in sorted(found.unknown.items()))
+    return ", ".join(parts) + (f"; unknown: {unknown}" if unknown else "")
+
+
+@contextmanager
+def progress(label: str, delay: float = 1.0) -> Iterator[None]:
+    """Show `label` with a spinner on a terminal's error stream while the block takes longer.
+
+    Nothing is shown before `delay` seconds have passed, nor where no one would see it.
+    """
+    from rich.console import Console
+    from rich.status import Status
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    status = Status(Text(f"{label} …"), console=console)
+    timer = threading.Timer(delay, status.start)
+    timer.daemon = True
+    if console.is_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        status.stop()
+
+
+# -- one line a node -----------------------------------------------------------------------
+
+
+def to_text(graph: ModelGraph) -> str:
+    """Return the graph with one line a node, in the order of execution.
+
+    A line reads ``id = op(argument=source, …) -> outputs``; ``after`` names the nodes whose
+    writes, or reads, have to come first.
+    """
+    return "".join(f"{_line(graph, name, node)}\n" for name, node in in_order(graph))
+
+
+def _line(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> str:
+    refs = inputs_of(graph, name)
+    args = ", ".join(f"{k}={_arg(graph, v, k, refs)}" for k, v in node["args"].items())
+    after = [
+        source
+        for source, _, edge in graph.in_edges(name, data=True)
+        if any(use.output is None for use in edge["uses"])
+    ]
+    what = node["op"] or node["kind"]
+    tail = f" after {', '.join(after)}" if after else ""
+    made = ", ".join(str(out) for out in node["outputs"])
+    aliases = f" alias {', '.join(node['aliases'])}" if "aliases" in node else ""
+    return f"{name} = {what}({args}){aliases}{f' -> {made}' if made else ''}{tail}"
+
+
+def _arg(graph: ModelGraph, arg: Any, path: str, refs: Mapping[str, tuple[str, int]]) -> str:
+    if isinstance(arg, TensorMeta):
+        source, output = refs.get(path, ("?", 0))
+        several = source in graph and len(graph.nodes[source]["outputs"]) > 1
+        return f"{source}:{output}" if several else source
+    if isinstance(arg, tuple):
+        return f"[{', '.join(_arg(graph, a, f'{path}.{i}', refs) for i, a in enumerate(arg))}]"
+    if isinstance(arg, Mapping):
+        items = (f"{k}: {_arg(graph, v, f'{path}.{k}', refs)}" for k, v in arg.items())
+        return f"{{{', '.join(items)}}}"
+    return repr(arg) if isinstance(arg, str) else str(arg)
+
+
+# -- the module tree -----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Row:
+    """One module of the tree, with the sums of all that stands inside it."""
+
+    path: str
+    type: str
+    shape: str = ""
+    ops: int = 0
+    sums: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    children: dict[str, Row] = field(default_factory=dict)
+
+
+def module_tree(graph: ModelGraph) -> Row:
+    """Return the tree of modules that the graph's nodes stand in, with sums for each."""
+    root = Row("", graph.graph.get("modules", {}).get("", graph.graph.get("name", "")))
+    # Ops first, so that modules come in the order in which they run.
+    for _, node in sorted(in_order(graph), key=lambda item: item[1]["kind"] != "op"):
+        for row in _rows_around(root, node):
+            _add(row, node)
+    return root
+
+
+def _rows_around(root: Row, node: Mapping[str, Any]) -> Iterator[Row]:
+    yield root
+    row = root
+    for module in node.get("module_stack", ()):
+        if module.path:
+            row = row.children.setdefault(module.path, Row(module.path, module.type))
+            yield row
+
+
+def _add(row: Row, node: Mapping[str, Any]) -> None:
+    if node["kind"] == "op":
+        row.ops += 1
+        if node.get("flops") is None:
+            row.unknown[node["op"]] += 1
+        shaped = [out for out in node["outputs"] if out is not None]
+        row.shape = str(list(shaped[0].shape)) if shaped else row.shape
+    for key in ("params", "param_bytes", "macs", "flops", "flops_other"):
+        row.sums[key] += node.get(key) or 0
+    row.sums["bytes"] += (node.get("bytes_read") or 0) + (node.get("bytes_written") or 0)
+
+
+def _share(row: Row, root: Row) -> str:
+    whole, part = root.sums["flops"], row.sums["flops"]
+    if not isinstance(whole, int) or not isinstance(part, int):
+        return ""
+    return f"{part / whole:.1%}" if whole else ""
+
+
+def _counted(row: Row, key: str, unit: str) -> str:
+    mark = " +?" if row.unknown else ""
+    return number(row.sums[key], unit) + mark
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[Row, Row], str]]] = {
+    "type": ("type", lambda row, root: row.type.rpartition(".")[2]),
+    "shape": ("output shape", lambda row, root: row.shape),
+    "ops": ("ops", lambda row, root: str(row.ops)),
+    "params": ("params", lambda row, root: number(row.sums["params"])),
+    "param_bytes": ("param bytes", lambda row, root: number(row.sums["param_bytes"], "B")),
+    "macs": ("MACs", lambda row, root: _counted(row, "macs", "")),
+    "flops": ("FLOPs", lambda row, root: _counted(row, "flops", "")),
+    "flops_other": ("other FLOPs", lambda row, root: _counted(row, "flops_other", "")),
+    "bytes": ("bytes", lambda row, root: number(row.sums["bytes"], "B")),
+    "share": ("share of FLOPs", _share),
+}
+COLUMNS = ("type", "shape", "params", "flops", "bytes", "share")
+"""The columns that `summary` shows unless asked for others."""
+
+
+class Summary:
+    """A table of the module tree; prints in a terminal and shows in a notebook."""
+
+    def __init__(self, table: Table, foot: str) -> None:
+        self._table, self._foot = table, foot
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._table, Text(self._foot))
+
+    def __str__(self) -> str:
+        from io import StringIO
+
+        from rich.console import Console
+
+        console = Console(file=StringIO(), width=140, color_system=None, legacy_windows=False)
+        console.print(self)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+    __repr__ = __str__
+
+
+def summary(
+    graph: ModelGraph,
+    depth: int = 2,
+    sort: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Summary:
+    """Return the module tree down to `depth` as a table; sums include everything inside.
+
+    `columns` are names among ``type, shape, ops, params, param_bytes, macs, flops, flops_other,
+    bytes, share``; `sort` orders the modules under each parent by one of the numbers, largest
+    first, in place of the order of execution. ``+?`` marks sums that miss an op whose cost is
+    unknown. Raises UsageError for a column that does not exist.
+    """
+    from rich.table import Table
+
+    chosen = tuple(columns or COLUMNS)
+    sortable = ("ops", "params", "param_bytes", "macs", "flops", "flops_other", "bytes")
+    for name in chosen:
+        _known(name, tuple(_COLUMNS))
+    if sort is not None:
+        _known(sort, sortable)
+    table = Table("module", box=None, pad_edge=False, header_style="bold")
+    for name in chosen:
+        left = name in ("type", "shape")
+        table.add_column(_COLUMNS[name][0], justify="left" if left else "right")
+    root = module_tree(graph)
+    for level, row in _walk(root, depth, sort):
+        cells = [_plain(_COLUMNS[name][1](row, root)) for name in chosen]
+        table.add_row(_plain("  " * level + _own_name(row, graph)), *cells)
+    return Summary(table, f"\n{totals_line(totals(graph))}")
+
+
+def _known(name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise UsageError(f"there is no column {name!r}", hint=f"choose among {', '.join(names)}")
+
+
+def _plain(text: str) -> Text:
+    # rich would read a module's name as markup: a Text is shown as it stands.
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _own_name(row: Row, graph: ModelGraph) -> str:
+    return path_to_id(row.path).rpartition("/")[2] or graph.graph.get("name", "model")
+
+
+def _walk(row: Row, depth: int, sort: str | None, level: int = 0) -> Iterator[tuple[int, Row]]:
+    yield level, row
+    if level < depth:
+        children = list(row.children.values())
+        if sort is not None:
+            children.sort(key=lambda child: _amount(child, sort), reverse=True)
+        for child in children:
+            yield from _walk(child, depth, sort, level + 1)
+
+
+def _amount(row: Row, key: str) -> float:
+    value = row.ops if key == "ops" else row.sums[key]
+    return value if isinstance(value, int) else float("inf")
