@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -83,7 +84,11 @@ class Regions(nn.Module):
             product = x @ x.t()
         first, second = x.split(2)
         values, indices = torch.max(frozen, dim=1)
-        return {"product": product, "pair": [first, second + torch.tensor(1.0)], "top": (values, indices)}
+        return {
+            "product": product,
+            "pair": [first, second + torch.tensor(1.0)],
+            "top": (values, indices),
+        }
 
 
 @dataclasses.dataclass
@@ -127,7 +132,14 @@ class Recurrent(nn.Module):
         return self.lstm(x)
 
 
-HOSTILE = ("</text><script>alert(1)</script>", 'a"b\n[bold]', "\x1b[31m\u202e\x00", "x" * 100_000, "=cmd|calc", "a;b/c")
+HOSTILE = (
+    "</text><script>alert(1)</script>",
+    'a"b\n[bold]',
+    "\x1b[31m\u202e\x00",
+    "x" * 100_000,
+    "=cmd|calc",
+    "a;b/c",
+)
 
 
 def hostile() -> Made:
@@ -200,32 +212,72 @@ LARGE: dict[str, Callable[[], Made]] = {
     "t5": lambda: _hf(
         "t5",
         {"input_ids": _ids(), "decoder_input_ids": _ids(4)},
-        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        vocab_size=64,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
     ),
     "whisper": lambda: _hf(
         "whisper",
         {"input_features": torch.randn(1, 16, 40), "decoder_input_ids": _ids(4)},
-        vocab_size=64, num_mel_bins=16, d_model=32, encoder_layers=2, decoder_layers=2,
-        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
-        decoder_ffn_dim=64, max_source_positions=20, max_target_positions=16, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        vocab_size=64,
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_source_positions=20,
+        max_target_positions=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
     ),
     "clip": lambda: _hf(
         "clip",
         {"input_ids": _ids(), "pixel_values": torch.randn(1, 3, 32, 32)},
         projection_dim=16,
-        text_config={"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64,
-                     "num_hidden_layers": 2, "num_attention_heads": 4, "eos_token_id": 9},
-        vision_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                       "num_attention_heads": 4, "image_size": 32, "patch_size": 8},
+        text_config={
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "eos_token_id": 9,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+        },
     ),
     "mixtral": lambda: _hf(
-        "mixtral", {"input_ids": _ids()}, intermediate_size=64, num_key_value_heads=2,
-        num_local_experts=4, num_experts_per_tok=2, **_LM,
+        "mixtral",
+        {"input_ids": _ids()},
+        intermediate_size=64,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        **_LM,
     ),
 }
 
 ALL = {**SMALL, **LARGE}
+OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
+
+
+def params(names: Iterable[str]) -> list[Any]:
+    """Return the names for `parametrize`; those that torch itself gets wrong are marked so."""
+    wrong = pytest.mark.xfail(OLD_TORCH, reason="fake LSTM states had a dimension too many", strict=True)
+    return [pytest.param(name, marks=wrong) if name == "lstm" else name for name in names]
 
 
 def make(name: str) -> Made:

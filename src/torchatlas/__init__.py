@@ -27,6 +27,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .annotations import annotate
     from .api import capture
@@ -36,11 +38,10 @@ if TYPE_CHECKING:
     from .text import summary, to_text
     from .viewing import view
 
-__version__ = "0.1.0"
-
 __all__ = [
     "AtlasError",
     "ModelGraph",
+    "__version__",
     "annotate",
     "capture",
     "export",

@@ -29,7 +29,9 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Argument(help="module:NAME, path/to/file.py:NAME, timm:NAME, or hf:TYPE (random weights)."),
+    typer.Argument(
+        help="module:NAME, path/to/file.py:NAME, timm:NAME, or hf:TYPE (random weights)."
+    ),
 ]
 Input = Annotated[
     list[str],
@@ -113,10 +115,8 @@ def summary(
     """Print the module tree of a model or of a saved graph."""
     from .exporters import load
 
-    if model.endswith(".json"):
-        graph = load(model)
-    else:
-        graph = _capture(model, input, arg, frontend, train)
+    saved = model.endswith(".json")
+    graph = load(model) if saved else _capture(model, input, arg, frontend, train)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     _print(graph.summary(depth=depth, sort=sort, columns=chosen))
 
@@ -210,7 +210,9 @@ def _print(renderable: Any) -> None:
 
 
 def _printable(text: object) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text)
+    )
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from .schema import (
     TensorMeta,
     Use,
 )
-
 from .validation import check_edge, check_keys, check_node
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class ModelGraph(_DiGraph):
 
     def copy(self, as_view: bool = False) -> ModelGraph:
         """Return a copy, as networkx does; `source` goes with it."""
-        copied = cast(ModelGraph, super().copy(as_view=as_view))
+        copied: ModelGraph = super().copy(as_view=as_view)
         copied.source = self.source
         return copied
 
@@ -76,7 +75,8 @@ class ModelGraph(_DiGraph):
 
 def in_order(graph: _DiGraph) -> list[tuple[str, dict[str, Any]]]:
     """Return the nodes with their keys in the order of execution."""
-    return sorted(graph.nodes(data=True), key=lambda node: node[1]["index"])
+    nodes = [(name, graph.nodes[name]) for name in graph]
+    return sorted(nodes, key=lambda node: node[1]["index"])
 
 
 def op_nodes(graph: _DiGraph) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,9 +94,7 @@ def inputs_of(graph: _DiGraph, node: str) -> dict[str, tuple[str, int]]:
     }
 
 
-def build(
-    records: Sequence[OpRecord], **attrs: Any
-) -> tuple[ModelGraph, dict[str, str]]:
+def build(records: Sequence[OpRecord], **attrs: Any) -> tuple[ModelGraph, dict[str, str]]:
     """Make a graph of `records`; return it with the node id of every record's key.
 
     Edges follow the data. Where an op writes memory in place, whatever reads that memory later
@@ -115,7 +113,7 @@ def build(
 
         def meta(value: Value) -> TensorMeta | None:
             current = memory.now.get(value, value)
-            return outputs[current.key][current.index]
+            return outputs[current.key][current.output]
 
         args = {name: map_values(arg, meta) for name, arg in record.args.items()}
         graph.add_node(node, **_node_attrs(index, record, args))
@@ -143,8 +141,10 @@ def clean_path(path: str) -> str:
     >>> clean_path("a.b\\x00.c") == f"a.b{REPLACEMENT}.c"
     True
     """
-    return path if path.isascii() and path.isprintable() and len(path) < 200 else ".".join(
-        clean(name) for name in path.split(".")
+    return (
+        path
+        if path.isascii() and path.isprintable() and len(path) < 200
+        else ".".join(clean(name) for name in path.split("."))
     )
 
 
@@ -192,7 +192,7 @@ class _Memory:
             reads += values(arg, name)
         for path, value in reads:
             current = self.now.get(value, value)
-            uses.setdefault(current.key, []).append(Use(current.index, path))
+            uses.setdefault(current.key, []).append(Use(current.output, path))
         written = self._written(record, reads)
         for before in self._order(record, reads, written):
             if before != record.key and before not in uses:

@@ -10,10 +10,10 @@ from .schema import Arg, Kind, Module, Phase, TensorMeta
 
 
 class Value(NamedTuple):
-    """A tensor in a record's arguments: output `index` of the record called `key`."""
+    """A tensor in a record's arguments: an output of the record called `key`."""
 
     key: str
-    index: int = 0
+    output: int = 0
 
 
 RecordArg = Union[Arg, Value, tuple["RecordArg", ...], Mapping[str, "RecordArg"]]
@@ -49,7 +49,7 @@ def values(arg: RecordArg, path: str) -> Iterator[tuple[str, Value]]:
     """Yield every `Value` inside `arg` with its path.
 
     >>> list(values((Value("a"), 1, Value("b")), "tensors"))
-    [('tensors.0', Value(key='a', index=0)), ('tensors.2', Value(key='b', index=0))]
+    [('tensors.0', Value(key='a', output=0)), ('tensors.2', Value(key='b', output=0))]
     """
     if isinstance(arg, Value):
         yield path, arg

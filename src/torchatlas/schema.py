@@ -19,7 +19,7 @@ VERSION = 1
 
 # A size: a number, or an expression over named symbols such as ``batch``. (Not `|`: the name
 # in quotes keeps sympy from being imported, and a string does not support that operator.)
-Dim = Union[int, "sympy.Expr"]  # noqa: UP007
+Dim = Union[int, "sympy.Expr"]
 Kind = Literal["input", "parameter", "buffer", "constant", "op", "output"]
 KINDS: tuple[Kind, ...] = typing.get_args(Kind)
 Phase = Literal["forward", "backward", "optimizer"]
@@ -138,29 +138,48 @@ class NodeAttrs(TypedDict, total=False):
     # identity
     kind: Annotated[Required[Kind], Field("what the node stands for", "frontends")]
     index: Annotated[Required[int], Field("position in the order of execution", "graph")]
-    op: Annotated[Required[str], Field("canonical op, as aten.conv2d; '' unless kind is op", "frontends")]
+    op: Annotated[
+        Required[str], Field("canonical op, as aten.conv2d; '' unless kind is op", "frontends")
+    ]
     overload: Annotated[str, Field("overload of the op, as Tensor", "frontends")]
-    target: Annotated[str, Field("name in the model: of a parameter, a module or an argument", "frontends")]
+    target: Annotated[
+        str, Field("name in the model: of a parameter, a module or an argument", "frontends")
+    ]
     aliases: Annotated[tuple[str, ...], Field("other names of a tied tensor", "frontends")]
     # provenance
-    module: Annotated[Required[str], Field("path of the innermost module, '' for the root", "frontends")]
+    module: Annotated[
+        Required[str], Field("path of the innermost module, '' for the root", "frontends")
+    ]
     module_type: Annotated[str, Field("class of the innermost module", "frontends")]
     module_stack: Annotated[tuple[Module, ...], Field("modules from the root inwards", "frontends")]
     source: Annotated[str, Field("file:line that called the op", "frontends")]
     phase: Annotated[Phase, Field("part of a training step", "frontends")]
     # structure
     args: Annotated[Mapping[str, Arg], Field("arguments by name", "frontends")]
-    outputs: Annotated[Required[tuple[TensorMeta | None, ...]], Field("tensors produced", "frontends")]
-    tags: Annotated[tuple[str, ...], Field("class of the op: pointwise, reduction, view", "frontends")]
+    outputs: Annotated[
+        Required[tuple[TensorMeta | None, ...]], Field("tensors produced", "frontends")
+    ]
+    tags: Annotated[
+        tuple[str, ...], Field("class of the op: pointwise, reduction, view", "frontends")
+    ]
     writes: Annotated[tuple[str, ...], Field("arguments written in place", "frontends")]
-    subgraphs: Annotated[tuple[str, ...], Field("names of nested graphs of a control-flow op", "frontends")]
+    subgraphs: Annotated[
+        tuple[str, ...], Field("names of nested graphs of a control-flow op", "frontends")
+    ]
     # cost
     params: Annotated[Dim, Field("elements of a parameter", "annotations.params")]
     param_bytes: Annotated[Dim, Field("size of a parameter", "annotations.params", "B")]
-    macs: Annotated[Dim | None, Field("multiply-adds of contractions; None if unknown", "annotations.flops", "MAC")]
+    macs: Annotated[
+        Dim | None,
+        Field("multiply-adds of contractions; None if unknown", "annotations.flops", "MAC"),
+    ]
     flops: Annotated[Dim | None, Field("2 x macs; None if unknown", "annotations.flops", "FLOP")]
-    flops_other: Annotated[Dim | None, Field("operations outside contractions", "annotations.flops", "FLOP")]
-    cost_source: Annotated[str, Field("formula, class:pointwise, … or unknown", "annotations.flops")]
+    flops_other: Annotated[
+        Dim | None, Field("operations outside contractions", "annotations.flops", "FLOP")
+    ]
+    cost_source: Annotated[
+        str, Field("formula, class:pointwise, … or unknown", "annotations.flops")
+    ]
     bytes_read: Annotated[Dim, Field("memory read, each operand once", "annotations.traffic", "B")]
     bytes_written: Annotated[Dim, Field("memory written", "annotations.traffic", "B")]
     # place
@@ -180,9 +199,13 @@ class GraphAttrs(TypedDict, total=False):
     schema: Annotated[Required[int], Field("version of this schema", "graph")]
     name: Annotated[Required[str], Field("class of the model", "frontends")]
     frontend: Annotated[str, Field("front end that served", "frontends")]
-    attempts: Annotated[tuple[str, ...], Field("front ends that failed before, and why", "frontends")]
+    attempts: Annotated[
+        tuple[str, ...], Field("front ends that failed before, and why", "frontends")
+    ]
     modules: Annotated[Mapping[str, str], Field("path -> class of every module", "frontends")]
-    dropped: Annotated[Mapping[str, int], Field("op -> how many were left out as noise", "frontends")]
+    dropped: Annotated[
+        Mapping[str, int], Field("op -> how many were left out as noise", "frontends")
+    ]
     torch: Annotated[str, Field("version of torch that captured", "frontends")]
 
 

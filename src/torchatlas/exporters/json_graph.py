@@ -61,9 +61,9 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
     subgraphs: list[str] | UnsetType = UNSET
     params: Size | UnsetType = UNSET
     param_bytes: Size | UnsetType = UNSET
-    macs: Size | None | UnsetType = UNSET
-    flops: Size | None | UnsetType = UNSET
-    flops_other: Size | None | UnsetType = UNSET
+    macs: Size | UnsetType | None = UNSET
+    flops: Size | UnsetType | None = UNSET
+    flops_other: Size | UnsetType | None = UNSET
     cost_source: str | UnsetType = UNSET
     bytes_read: Size | UnsetType = UNSET
     bytes_written: Size | UnsetType = UNSET
@@ -118,7 +118,7 @@ def schema() -> dict[str, Any]:
 
 def render(graph: ModelGraph) -> bytes:
     """Return the graph as JSON in UTF-8."""
-    encode = msgspec.json.Encoder(order="deterministic").encode
+    encode = msgspec.json.Encoder().encode  # keeps the order of keys, which is that of arguments
     head = {key: graph.graph[key] for key in Header.__struct_fields__ if key in graph.graph}
     nodes = (_node(graph, name, node) for name, node in in_order(graph))
     order = {name: node["index"] for name, node in graph.nodes(data=True)}

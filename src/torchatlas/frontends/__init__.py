@@ -80,9 +80,7 @@ def _order(module: nn.Module, frontend: str) -> tuple[str, ...]:
     return ("fx", "export") if isinstance(module, fx.GraphModule) else FRONTENDS
 
 
-def _first(
-    module: nn.Module, args: Args, order: tuple[str, ...]
-) -> tuple[Capture, str, list[str]]:
+def _first(module: nn.Module, args: Args, order: tuple[str, ...]) -> tuple[Capture, str, list[str]]:
     from .diagnosis import input_error
 
     attempts: list[str] = []

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from . import metadata, torch_api
-from .example import Args, fake_mode_of
+from .example import Args, fake, fake_mode_of
 
 
 class _LastCall(TorchFunctionMode):
@@ -64,18 +64,13 @@ def input_error(model: nn.Module, args: Args) -> InputError | None:
     with _module_path(model) as running:
         try:
             with torch.no_grad(), mode, last:
-                fake = torch_api.tree_map(lambda leaf: _fake(mode, leaf), args)
-                model(*fake[0], **fake[1])
+                positional, named = torch_api.tree_map(lambda leaf: fake(mode, leaf), args)
+                model(*positional, **named)
         except Exception as error:
             if torch_api.is_fake_limitation(error):
                 return None
             return _describe(model, error, running, last.failed)
     return None
-
-
-def _fake(mode: torch_api.FakeTensorMode, leaf: Any) -> Any:
-    real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch_api.FakeTensor)
-    return mode.from_tensor(leaf) if real else leaf
 
 
 def _describe(

@@ -68,9 +68,10 @@ def arguments(model: nn.Module | ExportedProgram, example: Any) -> Args:
             args = example, {}
     elif isinstance(example, Mapping):
         named = {str(key): value for key, value in example.items()}
-        args = ((), named) if _fits(model, (), named) or not _fits(model, (example,), {}) else ((example,), {})
+        by_name = _fits(model, (), named) or named.keys() <= _names(model)
+        args = ((), named) if by_name or not _fits(model, (example,), {}) else ((example,), {})
     else:
-        args = () if example is None else (example,), {}
+        args = (() if example is None else (example,)), {}
     _check(model, args)
     return args
 
@@ -88,6 +89,11 @@ def positional_names(model: nn.Module) -> list[str]:
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = signature.parameters.values() if signature is not None else ()
     return [p.name for p in parameters if p.kind in by_position]
+
+
+def _names(model: Any) -> set[str]:
+    signature = _signature(model)
+    return set(signature.parameters) if signature is not None else set()
 
 
 def _fits(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -117,9 +123,10 @@ def to_meta(model: nn.Module, args: Args) -> Args:
     state = [*model.parameters(), *model.buffers()]
     if not state or not all(tensor.is_meta for tensor in state):
         return args
-    return torch_api.tree_map(
+    moved: Args = torch_api.tree_map(
         lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, args
     )
+    return moved
 
 
 def fake_mode_of(model: nn.Module, args: Args) -> torch_api.FakeTensorMode | None:
@@ -128,17 +135,20 @@ def fake_mode_of(model: nn.Module, args: Args) -> torch_api.FakeTensorMode | Non
     return next((leaf.fake_mode for leaf in leaves if isinstance(leaf, torch_api.FakeTensor)), None)
 
 
+def fake(mode: torch_api.FakeTensorMode, leaf: Any) -> Any:
+    """Return a fake copy of a real tensor; anything else as it is."""
+    real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch_api.FakeTensor)
+    return mode.from_tensor(leaf) if real else leaf
+
+
 def to_fake(model: nn.Module, args: Args) -> Args:
     """Make the example fake if the model's state is."""
     mode = fake_mode_of(model, args)
     if mode is None:
         return args
 
-    def fake(leaf: Any) -> Any:
-        real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch_api.FakeTensor)
-        return mode.from_tensor(leaf) if real else leaf
-
-    return torch_api.tree_map(fake, args)
+    faked: Args = torch_api.tree_map(lambda leaf: fake(mode, leaf), args)
+    return faked
 
 
 class Packed(nn.Module):

@@ -57,9 +57,7 @@ def _export(model: nn.Module, args: Args, strict: bool) -> ExportedProgram:
         return torch.export.export(model, args[0], args[1] or None, strict=strict)
 
 
-def read(
-    program: ExportedProgram, model: nn.Module | None = None, *, prefix: str = ""
-) -> Capture:
+def read(program: ExportedProgram, model: nn.Module | None = None, *, prefix: str = "") -> Capture:
     """Turn an exported program into records; `model` adds what the program does not keep.
 
     `prefix` is the path of a wrapper around the model, which is left out of every name.
@@ -89,7 +87,11 @@ class _Reader:
                 recorder.visit(node, self.program.graph_module)
         self._outputs()
         name = self.modules.get("", type(self.program).__name__).rpartition(".")[2]
-        attrs = {"name": name, "modules": self.modules, "dropped": dict(sorted(recorder.dropped.items()))}
+        attrs = {
+            "name": name,
+            "modules": self.modules,
+            "dropped": dict(sorted(recorder.dropped.items())),
+        }
         return Capture(recorder.records, attrs, self.program, self._placeholders())
 
     # -- inputs ----------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Recorder:
 
     def argument(self, arg: Any) -> RecordArg:
         """Return an fx argument with `Value`s in place of nodes."""
-        return metadata.literal(arg, self._lookup)  # type: ignore[no-any-return]
+        return metadata.literal(arg, self._lookup)
 
     def _lookup(self, node: fx.Node) -> Any:
         value = self._env[node]
@@ -72,18 +72,23 @@ class Recorder:
 
     def meta(self, value: Value) -> TensorMeta | None:
         """Return the metadata of a value recorded before."""
-        return self._by_key[value.key].outputs[value.index]
+        return self._by_key[value.key].outputs[value.output]
 
     def storage(self, value: Value) -> Hashable | None:
         """Return the identity of the memory behind a value recorded before."""
         storages = self._by_key[value.key].storages
-        return storages[value.index] if storages else None
+        return storages[value.output] if storages else None
 
     # -- inputs ----------------------------------------------------------------------------
 
     def placeholder(
-        self, node: fx.Node, kind: Any, target: str, stack: tuple[Module, ...] = (),
-        aliases: tuple[str, ...] = (), prefix: str = "",
+        self,
+        node: fx.Node,
+        kind: Any,
+        target: str,
+        stack: tuple[Module, ...] = (),
+        aliases: tuple[str, ...] = (),
+        prefix: str = "",
     ) -> None:
         """Record an input, parameter, buffer or constant from a placeholder or `get_attr`."""
         value = node.meta.get("val")
@@ -94,7 +99,12 @@ class Recorder:
         key = prefix + node.name
         self.add(
             OpRecord(
-                key=key, kind=kind, target=target, args=args, stack=stack, aliases=aliases,
+                key=key,
+                kind=kind,
+                target=target,
+                args=args,
+                stack=stack,
+                aliases=aliases,
                 outputs=() if meta is None else (meta,),
                 storages=() if meta is None else (self._storage(value),),
             )
@@ -108,8 +118,12 @@ class Recorder:
         outputs = (metadata.tensor_meta(tensor),)
         self.add(
             OpRecord(
-                key=f"unused:{target}", kind="parameter", target=target, stack=stack,
-                aliases=aliases, outputs=outputs,
+                key=f"unused:{target}",
+                kind="parameter",
+                target=target,
+                stack=stack,
+                aliases=aliases,
+                outputs=outputs,
             )
         )
 
@@ -139,8 +153,12 @@ class Recorder:
         self, node: fx.Node, info: OpInfo, args: dict[str, RecordArg], result: Any, prefix: str = ""
     ) -> None:
         """Record one op with its arguments and result."""
-        leaves = torch_api.tree_leaves(result) if isinstance(result, list | tuple | dict) else [result]
-        outputs = tuple(metadata.value_meta(leaf) for leaf in leaves if leaf is not None or len(leaves) > 1)
+        leaves = (
+            torch_api.tree_leaves(result) if isinstance(result, list | tuple | dict) else [result]
+        )
+        outputs = tuple(
+            metadata.value_meta(leaf) for leaf in leaves if leaf is not None or len(leaves) > 1
+        )
         storages = tuple(self._storage(leaf) for leaf in leaves)[: len(outputs)]
         if self._bind_noise(node, info, args, outputs, storages):
             return
@@ -151,8 +169,15 @@ class Recorder:
             outputs = self._exact_strides(node, key, info, args, outputs)
         self.add(
             OpRecord(
-                key=key, kind="op", op=info.op, overload=info.overload, args=args, outputs=outputs,
-                storages=storages, writes=writes, tags=tags,
+                key=key,
+                kind="op",
+                op=info.op,
+                overload=info.overload,
+                args=args,
+                outputs=outputs,
+                storages=storages,
+                writes=writes,
+                tags=tags,
                 stack=self.stack(node),
                 source=metadata.source_line(node.meta.get("stack_trace")),
             )
@@ -161,8 +186,12 @@ class Recorder:
         self.bind(node, _values_like(result, key, positions))
 
     def _bind_noise(
-        self, node: fx.Node, info: OpInfo, args: Mapping[str, RecordArg],
-        outputs: Sequence[TensorMeta | None], storages: Sequence[Hashable | None],
+        self,
+        node: fx.Node,
+        info: OpInfo,
+        args: Mapping[str, RecordArg],
+        outputs: Sequence[TensorMeta | None],
+        storages: Sequence[Hashable | None],
     ) -> bool:
         first = next(iter(args.values()), None)
         operand = first if isinstance(first, Value) else None
@@ -185,8 +214,11 @@ class Recorder:
         )
 
     def _is_view(
-        self, args: Mapping[str, RecordArg], outputs: Sequence[TensorMeta | None],
-        storages: Sequence[Hashable | None], writes: Sequence[str],
+        self,
+        args: Mapping[str, RecordArg],
+        outputs: Sequence[TensorMeta | None],
+        storages: Sequence[Hashable | None],
+        writes: Sequence[str],
     ) -> bool:
         if writes or not outputs or None in storages:
             return False
@@ -242,7 +274,9 @@ class Recorder:
         if self._prefix:
             inside = f"{self._prefix}."
             stack = tuple(
-                Module(m.path[len(inside) :], m.type) for m in stack if f"{m.path}.".startswith(inside)
+                Module(m.path[len(inside) :], m.type)
+                for m in stack
+                if f"{m.path}.".startswith(inside)
             )
         if self._root is not None and not (stack and stack[0].path == ""):
             return (self._root, *stack)

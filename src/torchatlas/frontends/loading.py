@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -148,7 +148,9 @@ def parse_argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-_INPUT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+))?")
+_INPUT = re.compile(
+    r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+))?"
+)
 
 
 def parse_input(text: str) -> tuple[str | None, torch.Tensor]:
@@ -190,7 +192,7 @@ def make_example(inputs: Sequence[str], model: nn.Module) -> Any:
     if package == "torchvision":
         return ((torch.zeros(1, 3, 224, 224),), {})
     if package == "transformers":
-        return ((), dict(model.dummy_inputs))
+        return ((), dict(cast(Any, model).dummy_inputs))
     raise UsageError(
         f"the shape of {type(model).__name__}'s input is not known",
         hint="say it with --input, as in --input 1x3x224x224 or --input x=8x32:float32",

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sympy
@@ -34,7 +34,7 @@ class OpInfo:
     tags: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def op_info(target: Any) -> OpInfo:
     """Describe the target of a call: an operator, or a Python function.
 
@@ -57,7 +57,7 @@ writes=('self',), tags=('pointwise',))
             tags=tuple(tag for tag in _KEPT_TAGS if tag in tags),
         )
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return OpInfo(op=f"higher_order.{clean(target.name())}")
+        return OpInfo(op=f"higher_order.{clean(target.__name__)}")
     module = (getattr(target, "__module__", None) or "python").lstrip("_").partition(".")[0]
     return OpInfo(op=f"{module}.{clean(getattr(target, '__name__', type(target).__name__))}")
 
@@ -202,14 +202,19 @@ _SELF = re.compile(r"^L\['self'\]|^L__self__")
 _BRACKETS = re.compile(r"\._modules\['([^']*)'\]")
 
 
+def class_name(kind: type) -> str:
+    """Return the full name of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 @lru_cache(maxsize=65536)
-def module(path: str, kind: Any) -> Module:
+def module(path: str, kind: Hashable) -> Module:
     """Return the `Module` for one entry of torch's module stack, strict or not.
 
     >>> module("L['self']._modules['layer1'].conv", torch.nn.Conv2d)
     Module(path='layer1.conv', type='torch.nn.modules.conv.Conv2d')
     """
-    name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    name = class_name(kind) if isinstance(kind, type) else str(kind)
     plain = _BRACKETS.sub(r".\1", "." + _SELF.sub("", path)).strip(".")
     return Module(plain.partition("@")[0], name)
 

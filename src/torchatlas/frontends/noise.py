@@ -23,8 +23,15 @@ IDENTITIES = frozenset(
 )
 """Ops that hand their operand on: autograd's bookkeeping and literals turned into tensors."""
 
-CONVERSIONS = frozenset({"aten.to", "aten._to_copy", "aten.type_as", "aten._autocast_to_full_precision",
-                         "aten._autocast_to_reduced_precision"})
+CONVERSIONS = frozenset(
+    {
+        "aten.to",
+        "aten._to_copy",
+        "aten.type_as",
+        "aten._autocast_to_full_precision",
+        "aten._autocast_to_reduced_precision",
+    }
+)
 """Conversions, which are noise where data type, device and strides stay as they are."""
 
 

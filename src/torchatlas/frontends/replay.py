@@ -66,4 +66,3 @@ class _Replay(fx.Interpreter):
         result = super().run_node(n)
         self._call(self._prefix + n.name, result)
         return result
-

@@ -38,7 +38,7 @@ def tied(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, list[str]]:
 def module_types(model: nn.Module) -> dict[str, str]:
     """Return the class of every module by its path; a shared module under each of its paths."""
     return {
-        path: metadata.module(path, type(inner)).type
+        path: metadata.class_name(type(inner))
         for path, inner in model.named_modules(remove_duplicate=False)
     }
 

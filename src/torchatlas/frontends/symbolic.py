@@ -16,7 +16,7 @@ from torch.fx import traceback
 from ..schema import Kind, Module
 from . import metadata, torch_api
 from .capture import Capture
-from .example import Args, FunctionModule, fake_mode_of
+from .example import Args, FunctionModule, fake, fake_mode_of
 from .fx_graph import Recorder
 from .state import module_types, stack_of, tied
 
@@ -50,7 +50,7 @@ def read(traced: fx.GraphModule, args: Args, model: nn.Module | None = None) -> 
         name: mode.from_tensor(tensor)
         for name, tensor in [*runner.named_parameters(), *runner.named_buffers()]
     }
-    leaves = torch_api.tree_map(lambda leaf: _fake(mode, leaf), inputs)
+    leaves = torch_api.tree_map(lambda leaf: fake(mode, leaf), inputs)
     tensors = [leaf for leaf in torch_api.tree_leaves(leaves) if isinstance(leaf, torch.Tensor)]
 
     def run(state: Mapping[str, torch.Tensor], tensors: list[torch.Tensor]) -> Any:
@@ -78,13 +78,18 @@ def read(traced: fx.GraphModule, args: Args, model: nn.Module | None = None) -> 
 
 class _Reader:
     def __init__(
-        self, program: fx.GraphModule, traced: fx.GraphModule, model: nn.Module,
-        state: list[str], inputs: list[str], outputs: list[tuple[str, ...]],
+        self,
+        program: fx.GraphModule,
+        traced: fx.GraphModule,
+        model: nn.Module,
+        state: list[str],
+        inputs: list[str],
+        outputs: list[tuple[str, ...]],
     ) -> None:
         self.program, self.traced, self.model = program, traced, model
         self.state, self.inputs, self.outputs = state, inputs, outputs
         self.types = {**module_types(traced), **module_types(model)}
-        self.types[""] = metadata.module("", type(model)).type
+        self.types[""] = metadata.class_name(type(model))
         self.recorder = Recorder(root=Module("", self.types[""]))
 
     def read(self, values: list[torch.Tensor]) -> Capture:
@@ -148,9 +153,3 @@ def _leaf_names(names: list[str], inputs: list[Any]) -> list[str]:
             if isinstance(leaf, torch.Tensor):
                 found.append("/".join([name, *(part.replace("/", "%2F") for part in path)]))
     return found
-
-
-def _fake(mode: torch_api.FakeTensorMode, leaf: Any) -> Any:
-    real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch_api.FakeTensor)
-    return mode.from_tensor(leaf) if real else leaf
-

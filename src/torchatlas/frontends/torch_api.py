@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
@@ -76,8 +77,7 @@ def storage_of(tensor: torch.Tensor) -> int | None:
 def schema_arguments(op: torch._ops.OpOverload) -> list[tuple[str, bool]]:
     """Return the name of each argument of `op`, and whether `op` writes it in place."""
     return [
-        (arg.name, bool(arg.alias_info and arg.alias_info.is_write))
-        for arg in op._schema.arguments
+        (arg.name, bool(arg.alias_info and arg.alias_info.is_write)) for arg in op._schema.arguments
     ]
 
 
@@ -114,8 +114,10 @@ def _autocast(device: str, dtype: torch.dtype | None, enabled: bool, cache: bool
 def is_output_type_error(error: BaseException) -> bool:
     """Say whether an export failed because it cannot take apart what the model returns."""
     text = str(error)
-    return "register_dataclass" in text or "register_pytree_node" in text or (
-        "output" in text and "pytree" in text
+    return (
+        "register_dataclass" in text
+        or "register_pytree_node" in text
+        or ("output" in text and "pytree" in text)
     )
 
 
@@ -146,4 +148,3 @@ def _key_name(key: Any) -> str:
 def trace_before_dispatch(function: Callable[..., Any], *args: Any) -> torch.fx.GraphModule:
     """Record the ops that `function` calls, before autograd and autocast take them apart."""
     return make_fx(function, pre_dispatch=True)(*args)
-

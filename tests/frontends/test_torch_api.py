@@ -1,0 +1,81 @@
+"""The private parts of torch that the adapter uses, and on which versions they were seen."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import torch
+
+from torchatlas.frontends import noise, torch_api
+from torchatlas.frontends.metadata import op_info
+
+
+def test_version_is_one_that_was_tested():
+    version = ".".join(torch.__version__.split(".")[:2])
+    oldest, newest = torch_api.TESTED_VERSIONS
+    assert tuple(map(int, version.split("."))) >= tuple(map(int, oldest.split(".")))
+    assert version in torch_api.TESTED_VERSIONS, f"run the tests on {version}, then name it"
+    assert newest == max(torch_api.TESTED_VERSIONS, key=lambda v: tuple(map(int, v.split("."))))
+
+
+def test_private_modules_stand_behind_the_adapter():
+    source = Path(torch_api.__file__).parents[1]
+    for path in source.rglob("*.py"):
+        if path.name == "torch_api.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+            )
+            for name in names:
+                private = name.startswith("torch.") and any(
+                    p.startswith("_") for p in name.split(".")
+                )
+                assert not private, f"{path.name} imports {name}"
+
+
+def test_views_share_storage_and_copies_do_not():
+    x = torch.zeros(4, 4)
+    assert torch_api.storage_of(x) == torch_api.storage_of(x[0]) == torch_api.storage_of(x.t())
+    assert torch_api.storage_of(x) != torch_api.storage_of(x.clone())
+    assert torch_api.storage_of(torch.zeros(2, 2).to_sparse()) is None
+
+
+def test_regions_are_recognised():
+    program = torch.export.export(Region(), (torch.ones(2),), strict=False)
+    found = [
+        torch_api.region(node.target) for node in program.graph.nodes if node.op == "call_function"
+    ]
+    positions = [item[0] for item in found if item is not None]
+    assert sorted(positions) == [1, 4]
+
+
+class Region(torch.nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            x = x * 2
+        with torch.autocast("cpu"):
+            return x @ x
+
+
+def test_noise_ops_exist():
+    for op in noise.ASSERTIONS | noise.IDENTITIES | noise.CONVERSIONS:
+        name = op.removeprefix("aten.")
+        assert hasattr(torch.ops.aten, name), op
+        assert op_info(
+            getattr(torch.ops.aten, name).default
+            if hasattr(getattr(torch.ops.aten, name), "default")
+            else getattr(torch.ops.aten, name)
+        ).op
+
+
+def test_quiet_restores_the_loggers():
+    import logging
+
+    logger = logging.getLogger("torch.export")
+    with torch_api.quiet():
+        assert logger.disabled
+    assert not logger.disabled
