@@ -206,7 +206,9 @@ def _write(graph: ModelGraph, path: Path, format: str, weights: str | None = Non
 def _print(renderable: Any) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(renderable)
+    console = Console(highlight=False)
+    # A pipe or a file has no width to fit into.
+    console.print(renderable) if console.is_terminal else print(renderable)
 
 
 def _printable(text: object) -> str:

@@ -122,6 +122,15 @@ def _arg(graph: ModelGraph, arg: Any, path: str, refs: Mapping[str, tuple[str, i
     return repr(arg) if isinstance(arg, str) else str(arg)
 
 
+def shape_text(meta: TensorMeta) -> str:
+    """Return a shape as the command line takes it.
+
+    >>> shape_text(TensorMeta((1, 64, 7, 7))), shape_text(TensorMeta(()))
+    ('1x64x7x7', 'scalar')
+    """
+    return "x".join(map(str, meta.shape)) or "scalar"
+
+
 # -- the module tree -----------------------------------------------------------------------
 
 
@@ -163,7 +172,7 @@ def _add(row: Row, node: Mapping[str, Any]) -> None:
         if node.get("flops") is None:
             row.unknown[node["op"]] += 1
         shaped = [out for out in node["outputs"] if out is not None]
-        row.shape = str(list(shaped[0].shape)) if shaped else row.shape
+        row.shape = shape_text(shaped[0]) if shaped else row.shape
     for key in ("params", "param_bytes", "macs", "flops", "flops_other"):
         row.sums[key] += node.get(key) or 0
     row.sums["bytes"] += (node.get("bytes_read") or 0) + (node.get("bytes_written") or 0)
@@ -191,7 +200,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Row, Row], str]]] = {
     "flops": ("FLOPs", lambda row, root: _counted(row, "flops", "")),
     "flops_other": ("other FLOPs", lambda row, root: _counted(row, "flops_other", "")),
     "bytes": ("bytes", lambda row, root: number(row.sums["bytes"], "B")),
-    "share": ("share of FLOPs", _share),
+    "share": ("% of FLOPs", _share),
 }
 COLUMNS = ("type", "shape", "params", "flops", "bytes", "share")
 """The columns that `summary` shows unless asked for others."""
@@ -242,10 +251,11 @@ def summary(
         _known(name, tuple(_COLUMNS))
     if sort is not None:
         _known(sort, sortable)
-    table = Table("module", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("module", no_wrap=True)
     for name in chosen:
         left = name in ("type", "shape")
-        table.add_column(_COLUMNS[name][0], justify="left" if left else "right")
+        table.add_column(_COLUMNS[name][0], justify="left" if left else "right", no_wrap=True)
     root = module_tree(graph)
     for level, row in _walk(root, depth, sort):
         cells = [_plain(_COLUMNS[name][1](row, root)) for name in chosen]

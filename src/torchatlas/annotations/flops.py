@@ -7,24 +7,33 @@ from typing import Any
 
 from ..graph import ModelGraph, op_nodes
 from ..schema import SCALARS, TensorMeta
-from .formulas import FORMULAS, Cost, evaluate
+from .formulas import FORMULAS, Cost, Formula, evaluate, named_class
 
 
 def flops(graph: ModelGraph) -> None:
     """Write `macs`, `flops`, `flops_other` and `cost_source` to every op node.
 
-    The formula of the op comes first (``cost_source="formula"``), then the class of the op
-    (``"class:view"``); where there is neither the counts are None and the source ``"unknown"``.
+    A view is free. Then comes the formula of the op (``cost_source="formula"``), then its class
+    (``"class:pointwise"``, 1 per output element; ``"class:reduction"``, 1 per input element;
+    ``"class:movement"`` and ``"class:creation"``, 0). Where there is neither, the counts are
+    None and the source is ``"unknown"``.
     """
-    known: dict[Hashable, tuple[Cost | None, str]] = {}
+    known: dict[Hashable, dict[str, Any]] = {}
     for _, node in op_nodes(graph):
-        signature = (node["op"], _hashable(node["args"]), node["outputs"], node.get("tags"))
-        if signature not in known:
-            known[signature] = _cost(node)
-        cost, node["cost_source"] = known[signature]
-        node["macs"] = None if cost is None else cost.macs
-        node["flops"] = None if cost is None else 2 * cost.macs
-        node["flops_other"] = None if cost is None else cost.other
+        signature = _signature(node)
+        found = known.get(signature)
+        if found is None:
+            found = known[signature] = _keys(*_cost(node))
+        node.update(found)
+
+
+def _signature(node: Mapping[str, Any]) -> Hashable:
+    signature = (node["op"], node["outputs"], node.get("tags"), *node["args"].items())
+    try:
+        hash(signature)
+    except TypeError:  # a mapping among the arguments
+        return (node["op"], node["outputs"], node.get("tags"), _hashable(node["args"]))
+    return signature
 
 
 def _hashable(arg: Any) -> Hashable:
@@ -32,22 +41,52 @@ def _hashable(arg: Any) -> Hashable:
         return tuple((key, _hashable(value)) for key, value in arg.items())
     if isinstance(arg, tuple):
         return tuple(map(_hashable, arg))
-    return (type(arg).__name__, arg)
+    return arg  # type: ignore[no-any-return]
+
+
+def _keys(cost: Cost | None, source: str) -> dict[str, Any]:
+    if cost is None:
+        return {"macs": None, "flops": None, "flops_other": None, "cost_source": source}
+    macs, other = cost
+    return {"macs": macs, "flops": 2 * macs, "flops_other": other, "cost_source": source}
 
 
 def _cost(node: Mapping[str, Any]) -> tuple[Cost | None, str]:
-    op, outputs, tags = node["op"], node["outputs"], node.get("tags", ())
-    base = op.rstrip("_") if op not in FORMULAS else op
-    formula = FORMULAS.get(base)
-    cost = evaluate(formula, node["args"], outputs) if formula is not None else None
+    op, args, outputs = node["op"], node["args"], node["outputs"]
+    tags = node.get("tags", ())
+    if "view" in tags:
+        return Cost(), "class:view"
+    formula = _formula(op)
+    cost = evaluate(formula, args, outputs) if formula is not None else None
     if cost is not None:
         return cost, "formula"
-    tensors = [out for out in outputs if out is not None and out.dtype not in SCALARS]
-    if "view" in tags or (outputs and not tensors):
-        return Cost(), "class:view" if "view" in tags else "class:scalar"
-    if "pointwise" in tags and tensors:
-        return Cost(0, sum((out.numel for out in tensors), 0)), "class:pointwise"
-    if "reduction" in tags:
-        read = [arg for arg in node["args"].values() if isinstance(arg, TensorMeta)]
-        return Cost(0, read[0].numel if read else 0), "class:reduction"
-    return None, "unknown"
+    kind = _class(op, tags, outputs)
+    cost = _class_cost(kind, args, outputs)
+    return (cost, f"class:{kind}") if cost is not None else (None, "unknown")
+
+
+def _formula(op: str) -> Formula | None:
+    return FORMULAS.get(op) or FORMULAS.get(op.removesuffix("_"))
+
+
+def _class(op: str, tags: tuple[str, ...], outputs: tuple[TensorMeta | None, ...]) -> str | None:
+    named = named_class(op)
+    if named is not None:
+        return named
+    if outputs and all(out is None or out.dtype in SCALARS for out in outputs):
+        return "scalar"
+    return next((tag for tag in tags if tag in ("pointwise", "reduction")), None)
+
+
+def _class_cost(
+    kind: str | None, args: Mapping[str, Any], outputs: tuple[TensorMeta | None, ...]
+) -> Cost | None:
+    if kind in ("movement", "creation", "scalar"):
+        return Cost()
+    if kind == "pointwise":
+        produced = [out.numel for out in outputs if out is not None]
+        return Cost(0, sum(produced, 0)) if produced else None
+    if kind == "reduction":
+        operand = next((arg for arg in args.values() if isinstance(arg, TensorMeta)), None)
+        return Cost(0, operand.numel) if operand is not None else None
+    return None
