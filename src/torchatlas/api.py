@@ -6,6 +6,7 @@ from typing import Any
 
 from .annotations import annotate
 from .graph import ModelGraph, build
+from .text import progress
 
 
 def capture(
@@ -30,10 +31,11 @@ def capture(
     """
     from .frontends import record
 
-    found, source = record(model, example, frontend=frontend)
-    if not include_source:
-        for op in found.records:
-            op.source = ""
-    graph, source.ids = build(found.records, **found.attrs)
-    graph.source = source
-    return annotate(graph)
+    with progress(f"capturing {type(model).__name__}"):
+        found, source = record(model, example, frontend=frontend)
+        if not include_source:
+            for op in found.records:
+                op.source = ""
+        graph, source.ids = build(found.records, **found.attrs)
+        graph.source = source
+        return annotate(graph)

@@ -42,6 +42,9 @@ Arguments = Annotated[
 ]
 Train = Annotated[bool, typer.Option("--train", help="Training mode in place of eval mode.")]
 Frontend = Annotated[str, typer.Option(help="auto, export or fx.")]
+Fake = Annotated[
+    bool, typer.Option("--fake", help="Make no weights: for models larger than the memory.")
+]
 Depth = Annotated[int, typer.Option(min=0, help="Levels of modules in the summary.")]
 Weights = Annotated[str, typer.Option(help="Weights in ONNX files: include, external or none.")]
 
@@ -58,6 +61,7 @@ def capture(
     weights: Weights = "include",
     frontend: Frontend = "auto",
     train: Train = False,
+    fake: Fake = False,
     depth: Depth = 2,
     include_source: Annotated[
         bool, typer.Option("--include-source", help="Keep the line of code of each op.")
@@ -67,7 +71,7 @@ def capture(
     formats = [_format(name) for name in format]
     _weights(weights)
     name = re.sub(r"[^\w.-]", "_", model.rpartition(":")[2]) or "model"
-    graph = _capture(model, input, arg, frontend, train, include_source)
+    graph = _capture(model, input, arg, frontend, train, fake, include_source)
     _print(graph.summary(depth=depth))
     _make_folder(out)
     for chosen in formats:
@@ -111,12 +115,13 @@ def summary(
     ] = None,
     frontend: Frontend = "auto",
     train: Train = False,
+    fake: Fake = False,
 ) -> None:
     """Print the module tree of a model or of a saved graph."""
     from .exporters import load
 
     saved = model.endswith(".json")
-    graph = load(model) if saved else _capture(model, input, arg, frontend, train)
+    graph = load(model) if saved else _capture(model, input, arg, frontend, train, fake)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     _print(graph.summary(depth=depth, sort=sort, columns=chosen))
 
@@ -149,6 +154,7 @@ def _capture(
     arguments: list[str],
     frontend: str,
     train: bool,
+    fake: bool,
     include_source: bool = False,
 ) -> ModelGraph:
     from .text import progress
@@ -160,10 +166,9 @@ def _capture(
         made = dict(map(parse_argument, arguments))
         for text in inputs:
             parse_input(text)
-        module = load_model(model, made).train(train)
+        module = load_model(model, made, fake=fake).train(train)
         example = make_example(inputs, module)
-    with progress(f"capturing {model}"):
-        return capture_graph(module, example, frontend=frontend, include_source=include_source)
+    return capture_graph(module, example, frontend=frontend, include_source=include_source)
 
 
 def _format(name: str) -> str:
@@ -195,11 +200,9 @@ def _make_folder(folder: Path) -> None:
 
 def _write(graph: ModelGraph, path: Path, format: str, weights: str | None = None) -> None:
     from .exporters import export as write
-    from .text import progress
 
     options: dict[str, Any] = {"weights": weights} if weights and format == "onnx" else {}
-    with progress(f"writing {path}"):
-        write(graph, path, format, **options)
+    write(graph, path, format, **options)
     print(f"wrote {path}")
 
 

@@ -106,6 +106,7 @@ def build(records: Sequence[OpRecord], **attrs: Any) -> tuple[ModelGraph, dict[s
     graph = ModelGraph(schema=VERSION, **attrs)
     names, ids = UniqueNames(), dict[str, str]()
     outputs = dict[str, tuple[TensorMeta | None, ...]]()
+    stacks = dict[tuple[Module, ...], tuple[Module, ...]]()
     memory = _Memory()
     for index, record in enumerate(records):
         node = ids[record.key] = names.take(_wanted_id(record))
@@ -116,7 +117,9 @@ def build(records: Sequence[OpRecord], **attrs: Any) -> tuple[ModelGraph, dict[s
             return outputs[current.key][current.output]
 
         args = {name: map_values(arg, meta) for name, arg in record.args.items()}
-        graph.add_node(node, **_node_attrs(index, record, args))
+        if record.stack not in stacks:
+            stacks[record.stack] = _with_containers(record.stack, attrs.get("modules", {}))
+        graph.add_node(node, **_node_attrs(index, record, args, stacks[record.stack]))
         uses = memory.step(index, record)
         for key, edge_uses in uses.items():
             flowing = {use.output for use in edge_uses if use.output is not None}
@@ -148,8 +151,28 @@ def clean_path(path: str) -> str:
     )
 
 
-def _node_attrs(index: int, record: OpRecord, args: Mapping[str, Any]) -> dict[str, Any]:
-    stack = tuple(Module(clean_path(m.path), clean(m.type)) for m in record.stack)
+def _with_containers(stack: tuple[Module, ...], types: Mapping[str, str]) -> tuple[Module, ...]:
+    """Clean a stack, and add the containers that hold a module but are never called themselves.
+
+    >>> stack = (Module("", "Net"), Module("layers.0", "Block"))
+    >>> [module.path for module in _with_containers(stack, {"layers": "ModuleList"})]
+    ['', 'layers', 'layers.0']
+    """
+    full: list[Module] = []
+    for module in stack:
+        path, outer = clean_path(module.path), full[-1].path if full else ""
+        if path.startswith(f"{outer}." if outer else ""):
+            parts, known = path.split("."), outer.count(".") + 1 if outer else 0
+            for length in range(known + 1, len(parts)):
+                inner = ".".join(parts[:length])
+                full.append(Module(inner, types.get(inner, "")))
+        full.append(Module(path, clean(module.type)))
+    return tuple(full)
+
+
+def _node_attrs(
+    index: int, record: OpRecord, args: Mapping[str, Any], stack: tuple[Module, ...]
+) -> dict[str, Any]:
     attrs: dict[str, Any] = {
         "kind": record.kind,
         "index": index,

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import FormatError, UsageError
 from ..graph import ModelGraph
+from ..text import progress
 
 __all__ = ["FORMATS", "SUFFIXES", "export", "format_of", "load", "render"]
 
@@ -99,7 +100,8 @@ def export(
             raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist")
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(f"the folder {str(path.parent)!r} is read-only")
-    content, sidecars = render(graph, chosen, location=f"{path.name}.data", **options)
+    with progress(f"writing {path.name}"):
+        content, sidecars = render(graph, chosen, location=f"{path.name}.data", **options)
     with _naming(path):
         for name, data in sidecars.items():
             _replace(path.with_name(name), data)

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -18,17 +19,21 @@ from torch import nn
 
 from ..errors import AtlasError, CaptureError, MissingExtraError, UsageError
 from ..names import clean
+from .torch_api import FakeTensorMode
 
 _FORMS = "module:NAME, path/to/file.py:NAME, timm:NAME or hf:TYPE"
 _ZOO = frozenset({"torchvision", "timm", "transformers"})
 
 
-def load_model(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+def load_model(
+    spec: str, arguments: Mapping[str, Any] | None = None, *, fake: bool = False
+) -> nn.Module:
     """Return the model that `spec` names, made with `arguments`, with random weights.
 
     `spec` is ``module:NAME`` or ``path/to/file.py:NAME`` for a class or function that makes a
     model, ``timm:NAME`` for an architecture of timm, or ``hf:TYPE`` for a model type of
-    transformers in its default configuration. Nothing is downloaded.
+    transformers in its default configuration. Nothing is downloaded. With `fake` the weights
+    have shapes but no values, and take no memory.
 
     Raises UsageError for a name that does not exist, MissingExtraError for a package that is
     not installed, and CaptureError where the model cannot be made.
@@ -36,7 +41,8 @@ def load_model(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Modu
     place, _, name = spec.rpartition(":")
     if not place or not name:
         raise UsageError(f"{spec!r} does not name a model", hint=f"write {_FORMS}")
-    made = _LOADERS.get(place, _from_module)(place, name, dict(arguments or {}))
+    with FakeTensorMode() if fake else nullcontext():
+        made = _LOADERS.get(place, _from_module)(place, name, dict(arguments or {}))
     if not isinstance(made, nn.Module):
         raise UsageError(
             f"{spec!r} makes a {type(made).__name__}, not a model",
