@@ -113,9 +113,15 @@ def _check(model: Any, args: Args) -> None:
     except TypeError as error:
         raise InputError(
             f"the example does not fit the model: {error}",
-            hint=f"forward{signature} takes these arguments; a tuple holds positional ones, "
+            hint=f"it takes forward{_bare(signature)}; a tuple holds positional arguments, "
             "a mapping keyword ones",
         ) from error
+
+
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    empty = inspect.Parameter.empty
+    bare = [p.replace(annotation=empty) for p in signature.parameters.values()]
+    return signature.replace(parameters=bare, return_annotation=empty)
 
 
 def to_meta(model: nn.Module, args: Args) -> Args:

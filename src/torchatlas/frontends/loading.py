@@ -19,7 +19,7 @@ from torch import nn
 
 from ..errors import AtlasError, CaptureError, MissingExtraError, UsageError
 from ..names import clean
-from .torch_api import FakeTensorMode
+from .torch_api import FakeTensor, FakeTensorMode
 
 _FORMS = "module:NAME, path/to/file.py:NAME, timm:NAME or hf:TYPE"
 _ZOO = frozenset({"torchvision", "timm", "transformers"})
@@ -59,8 +59,13 @@ def _make(what: str, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     except Exception as error:
         raise CaptureError(
             f"{what} could not be made: {type(error).__name__}: {clean(str(error))}",
-            hint="pass what it needs with --arg name=value",
+            hint="pass what it needs with --arg name=value"
+            + ("; or leave out --fake: it may compute with values" if _is_fake() else ""),
         ) from error
+
+
+def _is_fake() -> bool:
+    return isinstance(torch.empty(0), FakeTensor)
 
 
 def _from_module(place: str, name: str, arguments: dict[str, Any]) -> Any:

@@ -51,7 +51,7 @@ def stack_of(target: str, types: Mapping[str, str]) -> tuple[Module, ...]:
 
 
 def check_structure(model: nn.Module) -> None:
-    """Raise CaptureError for a module that contains itself."""
+    """Raise CaptureError for a module that contains itself, or that has no shapes yet."""
     active: list[nn.Module] = []
 
     def visit(module: nn.Module, path: str) -> None:
@@ -66,3 +66,9 @@ def check_structure(model: nn.Module) -> None:
         active.pop()
 
     visit(model, "")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise CaptureError(
+                f"{name!r} has no shape yet, because its module is lazy",
+                hint="run the model once on the example first",
+            )
