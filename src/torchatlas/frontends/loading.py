@@ -19,7 +19,7 @@ from torch import nn
 
 from ..errors import AtlasError, CaptureError, MissingExtraError, UsageError
 from ..names import clean
-from .torch_api import FakeTensor, FakeTensorMode
+from .weightless import fake_buffers, weightless
 
 _FORMS = "module:NAME, path/to/file.py:NAME, timm:NAME or hf:TYPE"
 _ZOO = frozenset({"torchvision", "timm", "transformers"})
@@ -41,13 +41,15 @@ def load_model(
     place, _, name = spec.rpartition(":")
     if not place or not name:
         raise UsageError(f"{spec!r} does not name a model", hint=f"write {_FORMS}")
-    with FakeTensorMode() if fake else nullcontext():
+    with weightless() if fake else nullcontext() as mode:
         made = _LOADERS.get(place, _from_module)(place, name, dict(arguments or {}))
     if not isinstance(made, nn.Module):
         raise UsageError(
             f"{spec!r} makes a {type(made).__name__}, not a model",
             hint="name a class or a function that makes an nn.Module",
         )
+    if mode is not None:
+        fake_buffers(made, mode)
     return made
 
 
@@ -59,13 +61,8 @@ def _make(what: str, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     except Exception as error:
         raise CaptureError(
             f"{what} could not be made: {type(error).__name__}: {clean(str(error))}",
-            hint="pass what it needs with --arg name=value"
-            + ("; or leave out --fake: it may compute with values" if _is_fake() else ""),
+            hint="pass what it needs with --arg name=value",
         ) from error
-
-
-def _is_fake() -> bool:
-    return isinstance(torch.empty(0), FakeTensor)
 
 
 def _from_module(place: str, name: str, arguments: dict[str, Any]) -> Any:
