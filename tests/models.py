@@ -276,7 +276,8 @@ OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 
 def params(names: Iterable[str]) -> list[Any]:
     """Return the names for `parametrize`; those that torch itself gets wrong are marked so."""
-    wrong = pytest.mark.xfail(OLD_TORCH, reason="fake LSTM states had a dimension too many", strict=True)
+    why = "fake LSTM states had a dimension too many"
+    wrong = pytest.mark.xfail(OLD_TORCH, reason=why, strict=True)
     return [pytest.param(name, marks=wrong) if name == "lstm" else name for name in names]
 
 

@@ -16,7 +16,7 @@ class Value(NamedTuple):
     output: int = 0
 
 
-RecordArg = Union[Arg, Value, tuple["RecordArg", ...], Mapping[str, "RecordArg"]]
+RecordArg = Union[Arg, Value, tuple["RecordArg", ...], Mapping[str, "RecordArg"]]  # noqa: UP007
 
 
 @dataclass(slots=True)

@@ -32,8 +32,8 @@ SCALARS = frozenset({"SymInt", "SymFloat", "SymBool"})
 def dtype_bytes(dtype: str) -> float:
     """Return the bytes that one element of `dtype` takes.
 
-    >>> dtype_bytes("float32"), dtype_bytes("bfloat16"), dtype_bytes("float8_e4m3fn"), dtype_bytes("bool")
-    (4.0, 2.0, 1.0, 1.0)
+    >>> dtype_bytes("float32"), dtype_bytes("bfloat16"), dtype_bytes("float8_e4m3fn")
+    (4.0, 2.0, 1.0)
     >>> dtype_bytes("uint4"), dtype_bytes("quint8"), dtype_bytes("SymInt")
     (0.5, 1.0, 0.0)
     """

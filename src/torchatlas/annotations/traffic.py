@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from ..graph import ModelGraph, op_nodes
 from ..schema import Dim, TensorMeta
 from .formulas import named_class
-from .formulas.sizes import broadcast, product
+from .formulas.sizes import broadcast
 
 GATHERS = {
     "aten.embedding": "weight",
@@ -41,9 +42,6 @@ SCATTERS = frozenset(
 )
 """Ops in place that touch only the places that an index names."""
 
-_COMBINES = frozenset(f"aten.{name}_" for name in ("index_add", "scatter_add"))
-_REDUCES = frozenset(f"aten.{name}_" for name in ("index_reduce", "scatter_reduce"))
-
 _NO_DATA = frozenset(
     f"aten.{name}"
     for name in (
@@ -75,7 +73,6 @@ _NO_DATA = frozenset(
 )
 """Ops that touch a tensor's description, or set memory aside, without looking at elements."""
 
-_OVERWRITES = frozenset({"aten.copy_", "aten.masked_scatter_"})
 _UPDATED = frozenset({"running_mean", "running_var"})
 
 
@@ -85,85 +82,125 @@ def traffic(graph: ModelGraph) -> None:
     A view moves nothing. Every other op reads each distinct operand once, a broadcast one only
     as far as it is stored, and writes what it produces. An op in place reads what it changes,
     but not what it overwrites; a gather reads the rows that its index names, and a scatter in
-    place writes no others.
+    place touches no others.
     """
     for name, node in op_nodes(graph):
-        if moves_nothing(node):
+        if _moves_nothing(node):
             node["bytes_read"] = node["bytes_written"] = 0
         elif node["op"] in SCATTERS:
-            node["bytes_read"], node["bytes_written"] = _scattered(graph, name, node)
+            touched = _scattered(node)
+            summed = touched if _combines(node) else 0
+            node["bytes_read"] = summed + _operands(graph, name, frozenset({"self"}))
+            node["bytes_written"] = touched
         else:
+            sparse = GATHERS.get(node["op"])
+            unread = _unread(node["op"], node.get("writes", ()))
+            skipped = unread | {sparse} if sparse else unread
+            gathered = _gathered(node, sparse) if sparse else 0
+            node["bytes_read"] = gathered + _operands(graph, name, skipped)
             node["bytes_written"] = _written(node)
-            node["bytes_read"] = _read(graph, name, node)
 
 
-def moves_nothing(node: Mapping[str, Any]) -> bool:
-    """Say whether an op touches no element of a tensor.
-
-    >>> moves_nothing({"op": "aten.dropout_", "args": {"p": 0.5, "train": False}})
-    True
-    """
+def _moves_nothing(node: Mapping[str, Any]) -> bool:
     if "view" in node.get("tags", ()) or node["op"] in _NO_DATA:
         return True
-    in_place_dropout = node["op"].endswith("dropout_")
-    return in_place_dropout and node["args"].get("train") is False
+    # dropout in place, outside training
+    return bool(node.get("writes")) and node["args"].get("train") is False
+
+
+@cache
+def _unread(op: str, writes: tuple[str, ...]) -> frozenset[str]:
+    """Return the arguments that `op` overwrites, or of which it takes only the shape.
+
+    >>> _unread("aten.add_", ("self",)), _unread("aten.copy_", ("self",))
+    (frozenset(), frozenset({'self'}))
+    >>> _unread("aten.zeros_like", ()), _unread("aten.mm", ("out",))
+    (frozenset({'self'}), frozenset({'out'}))
+    """
+    name = op.partition(".")[2]
+    if not name.endswith("_"):
+        shape_only = name.endswith("_like") or name.startswith("new_") or name in ("fill", "zero")
+        return frozenset(writes) - _UPDATED | ({"self"} if shape_only else frozenset())
+    overwrites = name in ("copy_", "masked_scatter_") or named_class(op) == "creation"
+    return frozenset({"self"} if overwrites else ())
+
+
+def _operands(graph: ModelGraph, name: str, skipped: frozenset[str]) -> Dim:
+    """Add up the operands of a node, each output of another node once."""
+    total: Dim = 0
+    for source, _, edge in graph.in_edges(name, data=True):
+        outputs = graph.nodes[source]["outputs"]
+        for index in {u.output for u in edge["uses"] if u.argument not in skipped}:
+            tensor = None if index is None else outputs[index]
+            if tensor is not None:
+                total += tensor.stored_bytes
+    return total
 
 
 def _written(node: Mapping[str, Any]) -> Dim:
-    """Return the bytes of what the op produces, and of the statistics that it updates."""
-    produced = sum((out.nbytes for out in node["outputs"] if out is not None), 0)
-    updated = [node["args"].get(name) for name in node.get("writes", ()) if name in _UPDATED]
-    return produced + sum((arg.nbytes for arg in updated if isinstance(arg, TensorMeta)), 0)
+    """Add up what a node produces, and what it writes in place besides."""
+    outputs = node["outputs"]
+    total = sum((out.nbytes for out in outputs if out is not None), 0)
+    for name in node.get("writes", ()):
+        argument = node["args"].get(name)
+        if isinstance(argument, TensorMeta) and argument not in outputs:
+            total += argument.nbytes
+    return total
 
 
-def _read(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> Dim:
-    op = node["op"]
-    if named_class(op) == "creation":
-        return 0
-    left_out = GATHERS.get(op, "self" if op in _OVERWRITES else None)
-    total: Dim = sum((t.stored_bytes for t in _operands(graph, name, left_out)), 0)
-    return total + (_rows(node) if op in GATHERS else 0)
-
-
-def _rows(node: Mapping[str, Any]) -> Dim:
-    """Return the bytes of the rows that a gather reads; a bag reads several for each output."""
-    out = node["outputs"][0]
-    if "embedding_bag" not in node["op"]:
-        return out.nbytes
-    weight, indices = node["args"]["weight"], node["args"]["indices"]
-    row = TensorMeta(weight.shape[1:], weight.dtype)
-    return product((indices.numel, row.nbytes))
-
-
-def _scattered(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> tuple[Dim, Dim]:
-    """Return the bytes that a scatter in place reads and writes: those of the places touched."""
-    touched = _touched(node)
-    read: Dim = sum((t.stored_bytes for t in _operands(graph, name, "self")), 0)
-    combines = node["op"] in _COMBINES | _REDUCES or node["args"].get("accumulate") is True
-    return read + (touched if combines else 0), touched
-
-
-def _touched(node: Mapping[str, Any]) -> Dim:
+def _gathered(node: Mapping[str, Any], sparse: str) -> Dim:
     args, out = node["args"], node["outputs"][0]
-    index = args.get("index", args.get("indices"))
-    if isinstance(index, tuple):  # index_put: one index a dimension, the rest whole
-        shapes = [i.shape for i in index if isinstance(i, TensorMeta)]
-        rest = [n for n, i in zip(out.shape, index, strict=False) if i is None]
-        sizes = (*broadcast(*shapes), *rest, *out.shape[len(index) :])
-    elif index is None:
-        return out.nbytes
-    elif "dim" in args and node["op"].removeprefix("aten.").startswith("index_"):
-        dim = args["dim"]
-        sizes = (index.numel, *(n for i, n in enumerate(out.shape) if i != dim % len(out.shape)))
-    else:
-        sizes = index.shape
-    return TensorMeta(tuple(sizes), out.dtype).nbytes
+    table, indices = args.get(sparse), args.get("indices")
+    if sparse == "weight" and isinstance(table, TensorMeta) and isinstance(indices, TensorMeta):
+        return TensorMeta((*indices.shape, table.shape[-1]), table.dtype).nbytes
+    return 0 if out is None else out.nbytes
 
 
-def _operands(graph: ModelGraph, name: str, left_out: str | None) -> Iterator[TensorMeta]:
-    for source, _, edge in graph.in_edges(name, data=True):
-        outputs = graph.nodes[source]["outputs"]
-        used = {use.output for use in edge["uses"] if use.argument != left_out}
-        for index in used - {None}:
-            if outputs[index] is not None:
-                yield outputs[index]
+def _combines(node: Mapping[str, Any]) -> bool:
+    """Say whether a scatter reads the places that it writes."""
+    args = node["args"]
+    adds = node["op"] in ("aten.index_add_", "aten.scatter_add_")
+    return adds or bool(args.get("accumulate")) or args.get("reduce") is not None
+
+
+def _scattered(node: Mapping[str, Any]) -> Dim:
+    """Return the bytes of the places that a scatter names."""
+    args, out = node["args"], node["outputs"][0]
+    indices, index, source = args.get("indices"), args.get("index"), args.get("source")
+    shape = out.shape
+    if isinstance(indices, tuple):
+        shape = _indexed_shape(out, indices)
+    elif isinstance(source, TensorMeta):
+        shape = source.shape
+    elif node["op"] == "aten.index_fill_" and isinstance(index, TensorMeta):
+        dim = args["dim"] % len(shape)
+        shape = (*shape[:dim], index.numel, *shape[dim + 1 :])
+    elif isinstance(index, TensorMeta):
+        shape = index.shape
+    return TensorMeta(shape, out.dtype).nbytes
+
+
+def _indexed_shape(base: TensorMeta, indices: tuple[TensorMeta | None, ...]) -> tuple[Dim, ...]:
+    """Return the shape, in some order, of what ``base[indices]`` names.
+
+    A mask may name everything that it covers, so that counts.
+
+    >>> base, column = TensorMeta((8, 9, 3)), TensorMeta((5,), "int64")
+    >>> _indexed_shape(base, (None, column)), _indexed_shape(base, (TensorMeta((8,), "bool"),))
+    ((8, 3, 5), (9, 3, 8))
+    """
+    whole: list[Dim] = []
+    masked: list[Dim] = []
+    numbers = []
+    dim = 0
+    for index in indices:
+        if index is None:
+            whole.append(base.shape[dim])
+            dim += 1
+        elif index.dtype in ("bool", "uint8"):
+            masked += index.shape
+            dim += len(index.shape)
+        else:
+            numbers.append(index.shape)
+            dim += 1
+    return (*whole, *base.shape[dim:], *masked, *broadcast(*numbers))

@@ -13,15 +13,16 @@ label, or asks for an image or a link.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order, totals
 from ..names import REPLACEMENT, UniqueNames, clean, op_leaf
-from ..schema import NODE_FIELDS, Dim, TensorMeta
+from ..schema import NODE_FIELDS, Module, TensorMeta, Use, is_dim
+from ..text import number
+from .families import COLOURS, family
 
 if TYPE_CHECKING:
     import pydot
@@ -33,17 +34,30 @@ Place = tuple[str, ...]
 SHOWN = ("params", "flops")
 """What stands under a node's title in the picture, unless `render` is told otherwise."""
 
-LARGE = 1000
-"""Nodes from which Graphviz is asked for straight lines and for an early end of its search."""
+CROWDED = 5000
+"""Steps, over all edges, from which on sizes stand on nodes: labels would take Graphviz minutes."""
+
+LONGEST = 500
+"""Characters of one value; Graphviz before version 10 reads no string of more than 16 kB."""
 
 _WEIGHTS = ("parameter", "buffer", "constant")
 _LEFT_OUT = ("target", "source")  # DOT gives `target` a meaning, and lines of code stay private
-_TOLD_ELSEWHERE = ("kind", "index", "op")  # not repeated among the facts that Netron shows
+_TOLD_ELSEWHERE = ("kind", "index", "op", "outputs")  # to Netron, which shows them in other ways
+_EXPECTED = (("phase", "forward"), ("overload", "default"))  # not worth a line of its side bar
+
+_RESERVED = ("node", "edge", "graph", "subgraph")  # keywords to Netron, even in quotes
+
+
+def _full_width(characters: str) -> dict[int, str]:
+    return {ord(c): chr(ord(c) + 0xFEE0) for c in characters}
+
 
 # Netron does not know `\"` and splits labels at every `|`; Graphviz keeps `\\` as two, and
 # writes `&#27;` into an SVG as it is. The last two are no characters, and no XML may hold them.
-_QUOTED = {ord(c): ord(c) + 0xFEE0 for c in '"\\&|'} | {0xFFFE: REPLACEMENT, 0xFFFF: REPLACEMENT}
-_RESERVED = ("node", "edge", "graph", "subgraph")  # keywords to Netron, even in quotes
+_IN_STRING = _full_width('"\\&|') | {0xFFFE: REPLACEMENT, 0xFFFF: REPLACEMENT}
+# Netron takes what follows the last `=` for the op, drops a fact with a second colon, and reads
+# one in parentheses as JSON.
+_IN_OP_CODE, _IN_FACT, _IN_BRACKETS = _full_width("="), {ord(":"): "\N{RATIO}"}, _full_width("(")
 
 
 def quote(*lines: str) -> str:
@@ -58,8 +72,15 @@ def quote(*lines: str) -> str:
 
 
 def _escape(text: str) -> str:
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}…"
     printable = text if text.isprintable() else "".join(map(clean, text))
-    return printable.translate(_QUOTED)
+    return printable.translate(_IN_STRING)
+
+
+def _name(text: str) -> str:
+    # To Graphviz a leading `%` means that the thing has no name.
+    return _escape(text[:1].translate(_full_width("%")) + text[1:])
 
 
 def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool = True) -> bytes:
@@ -80,57 +101,88 @@ def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool =
     nodes = dict(in_order(graph))
     if not parameters:
         nodes = {name: node for name, node in nodes.items() if node["kind"] not in _WEIGHTS}
-    ids = file_ids(nodes)
-    file = pydot.Dot(quote(graph.graph["name"]), strict=True, **_graph_look(graph, len(nodes)))
+    ids = _ids(nodes)
+    crowded = _steps(graph, nodes) > CROWDED
+    shown = ("shape", *show) if crowded and "shape" not in show else show
+    file = pydot.Dot(quote(_name(graph.graph["name"])), strict=True, **_graph_look(graph, crowded))
     file.add_node(pydot.Node("edge", **_EDGE_LOOK))
     for name, node in nodes.items():
-        file.add_node(pydot.Node(quote(ids[name]), label=_record(ids[name], node)))
+        file.add_node(pydot.Node(ids[name], label=_record(ids[name], node)))
     for source, target, attrs in _edges(graph, nodes):
-        file.add_edge(pydot.Edge(quote(ids[source]), quote(ids[target]), **attrs))
+        if crowded:
+            attrs.pop("label", None)
+        file.add_edge(pydot.Edge(ids[source], ids[target], **attrs))
     picture = pydot.Subgraph("picture")
     file.add_subgraph(picture)
-    clusters = _Clusters(picture, nodes)
+    boxes = _Boxes(picture, nodes, {name: _host(graph, name, nodes) for name in nodes})
     for name, node in nodes.items():
-        cluster, title = clusters.place(name, node)
-        attrs = _node_look(node) | _facts(node)
-        attrs["label"] = quote(title, *_shown(graph, name, node, show))
-        cluster.add_node(pydot.Node(quote(ids[name]), **attrs))
+        box, title = boxes.place(name)
+        look = _node_look(node, quote(title, *_shown(graph, name, node, shown)))
+        facts = {key: quote(value) for key, value in _facts(node).items()}
+        box.add_node(pydot.Node(ids[name], **look, **facts))
     return str(file.to_string(indent=1)).encode()
 
 
-def file_ids(names: Iterable[str]) -> dict[str, str]:
-    """Return each node's name in the file: its id, unless one of the readers cannot take that.
+def _ids(names: Collection[str]) -> dict[str, str]:
+    """Return each node's name in the file, quoted: its id, where both readers can take that.
 
-    >>> file_ids(["fc/linear", "node", 'a"', "a＂"])
-    {'fc/linear': 'fc/linear', 'node': 'node_1', 'a"': 'a＂_1', 'a＂': 'a＂'}
+    >>> _ids(["fc/linear", "node", 'a"', "a＂"])
+    {'fc/linear': '"fc/linear"', 'node': '"node_1"', 'a"': '"a＂_1"', 'a＂': '"a＂"'}
     """
     unique = UniqueNames()
-    for word in _RESERVED:
-        unique.take(word)
-    plain = {name for name in names if name == _escape(name) and name not in _RESERVED}
-    for name in plain:
+    kept = {name: name for name in names if name == _name(name) and name not in _RESERVED}
+    for name in (*_RESERVED, *kept):
         unique.take(name)
-    return {name: name if name in plain else unique.take(_escape(name)) for name in names}
+    return {name: quote(kept.get(name) or unique.take(_name(name))) for name in names}
+
+
+def _host(graph: ModelGraph, name: str, nodes: Mapping[str, Node]) -> str:
+    """Return the node beside which a node is drawn: for a weight the first one that uses it."""
+    users = graph.succ[name] if nodes[name]["kind"] in _WEIGHTS else ()
+    drawn = (user for user in users if user in nodes)
+    return min(drawn, key=lambda user: int(nodes[user]["index"]), default=name)
+
+
+def _steps(graph: ModelGraph, nodes: Mapping[str, Node]) -> int:
+    """Return how many nodes all edges pass by together, weights and their edges left out."""
+    drawn = (name for name in nodes if nodes[name]["kind"] not in _WEIGHTS)
+    position = {name: i for i, name in enumerate(drawn)}
+    edges = ((position.get(a), position.get(b)) for a, b in graph.edges)
+    return sum(b - a for a, b in edges if a is not None and b is not None)
 
 
 def _edges(
     graph: ModelGraph, nodes: Mapping[str, Node]
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
-    for source, node in nodes.items():
-        for target, edge in graph.adj[source].items():
-            if target in nodes:
-                yield source, target, _edge_attrs(node, edge)
+    # Netron numbers a node's inputs as they come: so they come as its arguments do.
+    for target, node in nodes.items():
+        places = {argument: place for place, argument in enumerate(node["args"])}
+        first = {
+            source: min(_position(use, places) for use in edge["uses"])
+            for source, edge in graph.pred[target].items()
+            if source in nodes
+        }
+        for source in sorted(first, key=lambda source: (first[source], nodes[source]["index"])):
+            yield source, target, _edge_attrs(nodes[source], graph.edges[source, target])
+
+
+def _position(use: Use, places: Mapping[str, int]) -> tuple[int, ...]:
+    argument, *path = use.argument.split(".")
+    return places.get(argument, len(places)), *(int(i) if i.isdecimal() else 0 for i in path)
 
 
 def _edge_attrs(node: Node, edge: Mapping[str, Any]) -> dict[str, str]:
     outputs = sorted({use.output for use in edge["uses"] if use.output is not None})
     if not outputs:
         return {"uses": quote("after"), "style": quote("dashed")}
-    uses = [f"{use.argument} = output {use.output}" for use in edge["uses"]]
+    uses = [f"{use.argument}: output {use.output}" for use in edge["uses"]]
     attrs = {"uses": quote(", ".join(uses)), "bytes": quote(str(edge["bytes"]))}
     if node["kind"] in _WEIGHTS:
         return attrs | _WEIGHT_EDGE_LOOK
-    return attrs | {"label": quote(*(_shape(node["outputs"][output]) for output in outputs))}
+    made = [node["outputs"][output] for output in outputs]
+    lines = [f" {_tensor(out)}" for out in made if out is not None]
+    more = [f" and {len(lines) - 4} more"] if len(lines) > 4 else []
+    return attrs | {"label": quote(*lines[:4], *more)}
 
 
 # -- facts -------------------------------------------------------------------------------------
@@ -139,45 +191,48 @@ def _edge_attrs(node: Node, edge: Mapping[str, Any]) -> dict[str, str]:
 def _facts(node: Node) -> dict[str, str]:
     """Return what is known of `node` in plain values: exact numbers, names, the tensors made."""
     facts = {
-        key: str(node[key])
+        key: "unknown" if node[key] is None else str(node[key])
         for key in NODE_FIELDS
-        if key in node and key not in _LEFT_OUT and _is_plain(node[key])
+        if node.get(key, "") != "" and key not in _LEFT_OUT and _is_plain(node[key])
     }
     facts["outputs"] = "; ".join("none" if out is None else str(out) for out in node["outputs"])
     return facts
 
 
 def _is_plain(value: object) -> bool:
-    return (isinstance(value, str) and value != "") or isinstance(value, float) or is_dim(value)
+    return value is None or isinstance(value, str | float) or is_dim(value)
 
 
 def _record(name: str, node: Node) -> str:
-    r"""Return the label that Netron takes apart: the node's name, its op, a fact a line.
+    r"""Return the label that Netron takes apart: the quoted name, the op, a fact a line.
 
     >>> out = TensorMeta((2, 8), "float32", "cuda:0")
-    >>> print(_record("act/relu", {"kind": "op", "op": "aten.relu", "outputs": (out,), "flops": 0}))
-    "{act/relu|op_code=aten.relu|shape: 2×8\ldtype: float32\lflops: 0\l}"
+    >>> relu = {"kind": "op", "op": "aten.relu", "outputs": (out,), "flops": 0, "device": "cuda:0"}
+    >>> print(_record('"relu"', relu))
+    "{relu|op_code=aten.relu|shape: 2×8\ldtype: float32\lflops: 0\ldevice: cuda∶0\l}"
     """
     made = [out for out in node["outputs"] if out is not None]
     facts = {
         "shape": ", ".join(map(_sizes, made)),
         "dtype": ", ".join(dict.fromkeys(out.dtype for out in made)),
     }
-    facts |= {key: value for key, value in _facts(node).items() if key not in _TOLD_ELSEWHERE}
+    for key, value in _facts(node).items():
+        if key not in _TOLD_ELSEWHERE and (key, value) not in _EXPECTED:
+            facts[key] = value.rpartition(".")[2] if key == "module_type" else value
     lines = "".join(f"{key}: {_fact(value)}" + r"\l" for key, value in facts.items())
-    return f'"{{{_escape(name)}|op_code={_op_code(name, node)}|{lines}}}"'
+    return f'"{{{name[1:-1]}|op_code={_op_code(name[1:-1], node)}|{lines}}}"'
 
 
 def _op_code(name: str, node: Node) -> str:
     op = str(node["op"]) or f"{node['kind']}.{name.rpartition('/')[2]}"
-    # Netron folds or parses away the bare words that torch's own DOT files use.
+    # Netron folds away, or parses further, the bare words that torch's own DOT files use.
     safe = "." in op and not op.startswith("get_parameter")
-    return _escape(op if safe else f"op.{op}").replace("=", "＝")
+    return _escape(op if safe else f"op.{op}").translate(_IN_OP_CODE)
 
 
 def _fact(value: str) -> str:
-    # Netron drops a line with a second colon, and reads what stands in parentheses as JSON.
-    return re.sub(r"^\(", "（", _escape(value).replace(":", "："))
+    text = _escape(value).translate(_IN_FACT)
+    return text.translate(_IN_BRACKETS) if text.lstrip().startswith("(") else text
 
 
 def _sizes(tensor: TensorMeta) -> str:
@@ -187,24 +242,170 @@ def _sizes(tensor: TensorMeta) -> str:
     ('1×64×56×56', 'scalar', '0')
     """
     sizes = (str(size) for size in tensor.shape)
-    return "×".join(s if s.isidentifier() or s.isdigit() else f"({s})" for s in sizes) or "scalar"
+    factors = [s if s.isidentifier() or s.isdigit() else f"({s})" for s in sizes]
+    return "\N{MULTIPLICATION SIGN}".join(factors) or "scalar"
+
+
+def _tensor(tensor: TensorMeta) -> str:
+    return _sizes(tensor) + ("" if tensor.dtype == "float32" else f" {tensor.dtype}")
 
 
 # -- the picture -------------------------------------------------------------------------------
 
+_FONT = quote("Helvetica,Arial,sans-serif")
+_INK, _LINE, _FAINT = quote("#1b1f24"), quote("#57606a"), quote("#b8bfc7")
+_DOT = " \N{MIDDLE DOT} "
 
-def _graph_look(graph: ModelGraph, size: int) -> dict[str, str]:
+_EDGE_LOOK = {
+    "fontname": _FONT, "fontsize": quote("9"), "fontcolor": _LINE, "color": _LINE,
+    "arrowsize": quote("0.6"),
+}  # fmt: skip
+# A weight stands beside its op: one rank higher it would stretch its module's box into the rank
+# of the module before, and the two boxes could only stand side by side.
+_WEIGHT_EDGE_LOOK = {"color": _FAINT, "arrowsize": quote("0.4"), "minlen": quote("0")}
+
+
+def _graph_look(graph: ModelGraph, crowded: bool) -> dict[str, str]:
     look = {
-        "label": quote(_headline(graph), " "),
-        "labelloc": "t",
-        "rankdir": "TB",
-        "newrank": "true",
-        "nodesep": "0.25",
-        "ranksep": "0.35",
-        "fontsize": "18",
-        "fontname": _FONT,
-        "fontcolor": _INK,
-    }
-    if size >= LARGE:
-        look |= {"splines": "line", "nslimit": "2", "nslimit1": "2", "mclimit": "0.5"}
-    return {key: quote(value) if value[0] != '"' else value for key, value in look.items()}
+        "label": quote(_headline(graph)), "labelloc": quote("t"), "fontname": _FONT,
+        "fontsize": quote("16"), "fontcolor": _INK, "rankdir": quote("TB"),
+        "newrank": quote("true"), "nodesep": quote("0.2"), "ranksep": quote("0.3"),
+    }  # fmt: skip
+    return look | {"nslimit": quote("2")} if crowded else look
+
+
+def _headline(graph: ModelGraph) -> str:
+    sums = totals(graph)
+    parts = [graph.graph["name"], f"{number(sums.params)} parameters"]
+    if sums.flops != 0:
+        counted = f" ({sums.coverage:.0%} of ops counted)" if sums.unknown else ""
+        parts.append(number(sums.flops, "FLOP") + counted)
+    return _DOT.center(7).join(parts)
+
+
+def _node_look(node: Node, label: str) -> dict[str, str]:
+    fill, line = COLOURS[family(node)]
+    small = node["kind"] in _WEIGHTS
+    terminal = node["kind"] in ("input", "output")
+    return {
+        "label": label, "shape": quote("box"), "fontname": _FONT,
+        "style": quote("filled,dashed" if node["kind"] == "buffer" else "filled,rounded"),
+        "fillcolor": quote(fill), "color": quote(line),
+        "fontsize": quote("8" if small else "11"),
+        "fontcolor": quote("#ffffff") if terminal else _LINE if small else _INK,
+        "height": quote("0.2" if small else "0.35"), "width": quote("0.3" if small else "0.9"),
+        "margin": quote("0.06,0.03" if small else "0.12,0.06"),
+    }  # fmt: skip
+
+
+def _shown(graph: ModelGraph, name: str, node: Node, show: Sequence[str]) -> Iterator[str]:
+    """Yield the lines under the title of `node`: its shape for a weight, else what is asked."""
+    if node["kind"] in (*_WEIGHTS, "input"):
+        yield from (_tensor(out) for out in node["outputs"] if out is not None)
+        return
+    for key in show:
+        value = _params(graph, name) if key == "params" else node.get(key)
+        if key in ("shape", "dtype"):
+            made = [out for out in node["outputs"] if out is not None]
+            yield ", ".join(_sizes(out) if key == "shape" else out.dtype for out in made)
+        elif is_dim(value) and value != 0:
+            unit = NODE_FIELDS[key].unit
+            yield number(value, unit) + ("" if unit else f" {key}")
+        elif isinstance(value, float):
+            yield f"{key}: {value:.4g} {NODE_FIELDS[key].unit}".rstrip()
+        elif isinstance(value, str) and value:
+            yield f"{key}: {value}"
+        elif value is None and key in node:
+            yield f"{key}: unknown"
+
+
+def _params(graph: ModelGraph, name: str) -> Any:
+    sources = (graph.nodes[source] for source in graph.pred[name])
+    return sum((node.get("params", 0) for node in sources if node["kind"] == "parameter"), 0)
+
+
+class _Boxes:
+    """Makes a box for every module that holds several ops, nested as the modules are.
+
+    A module that only calls one op needs no box: its name goes into the op's title. Nor does a
+    ``relu`` that a block calls twice, whose box would pull the two calls together.
+    """
+
+    def __init__(
+        self, picture: pydot.Subgraph, nodes: Mapping[str, Node], hosts: Mapping[str, str]
+    ) -> None:
+        self._nodes, self._hosts, self._guests = nodes, hosts, Counter(hosts.values())
+        self._made: dict[Place | str, pydot.Subgraph] = {(): picture}
+        self._names = UniqueNames()
+        self._types: dict[Place, str] = {}
+        self._ops: dict[Place, set[tuple[str, str]]] = {}
+        for node in nodes.values():
+            for module, place in zip(_modules(node), _places(node), strict=True):
+                self._types[place] = module.type.rpartition(".")[2]
+                ops = self._ops.setdefault(place, set())
+                if node["kind"] == "op":
+                    ops.add((node["module"], node["op"]))
+
+    def place(self, name: str) -> tuple[pydot.Subgraph, str]:
+        """Return the box in which a node stands, and the title that it bears there."""
+        node, host = self._nodes[name], self._hosts[name]
+        places = _places(self._nodes[host])
+        place = next((p for p in reversed(places) if len(self._ops[p]) > 1), ())
+        if node["kind"] == "op":
+            leaf, joint = op_leaf(node["op"]), _DOT
+        else:
+            leaf, joint = name.rpartition("/")[2], "."
+        inner = _below(node["module"], place)
+        title = leaf if inner in ("", leaf) else f"{inner}{joint}{leaf}"
+        return self._with_weights(host, place), title
+
+    def _with_weights(self, host: str, place: Place) -> pydot.Subgraph:
+        # Without a box of their own, unseen, the weights of one op mix with those of others.
+        if self._guests[host] < 2:
+            return self._module(place)
+        if host not in self._made:
+            look = {"label": quote(""), "peripheries": quote("0"), "margin": quote("4")}
+            self._made[host] = self._add(self._module(place), host, look)
+        return self._made[host]
+
+    def _module(self, place: Place) -> pydot.Subgraph:
+        if place not in self._made:
+            look = {
+                "label": quote(f"{_below(place[-1], place[:-1])}{_DOT}{self._types[place]}"),
+                "labeljust": quote("l"), "fontname": _FONT, "fontsize": quote("10"),
+                "fontcolor": _LINE, "color": _FAINT, "style": quote("rounded,filled"),
+                "fillcolor": quote("#f3f5f8" if len(place) % 2 else "#ffffff"),
+                "margin": quote("10"),
+            }  # fmt: skip
+            self._made[place] = self._add(self._module(place[:-1]), place[-1], look)
+        return self._made[place]
+
+    def _add(self, outer: pydot.Subgraph, name: str, look: dict[str, str]) -> pydot.Subgraph:
+        import pydot
+
+        box = pydot.Subgraph(quote(self._names.take(f"cluster_{_escape(name)}")), **look)
+        outer.add_subgraph(box)
+        return box
+
+
+def _modules(node: Node) -> tuple[Module, ...]:
+    """Return the modules around `node`, without the root."""
+    return tuple(node.get("module_stack", ())[1:])
+
+
+def _places(node: Node) -> list[Place]:
+    """Return the place of every module around `node`, from the outermost."""
+    paths = tuple(module.path for module in _modules(node))
+    return [paths[: depth + 1] for depth in range(len(paths))]
+
+
+def _below(path: str, place: Place) -> str:
+    """Return `path` as it reads inside the module of `place`.
+
+    >>> _below("layer1.0.conv1", ("layer1", "layer1.0")), _below("fc", ())
+    ('conv1', 'fc')
+    """
+    outer = place[-1] if place else ""
+    if path == outer:
+        return ""
+    return path.removeprefix(f"{outer}.") if outer else path

@@ -1,4 +1,4 @@
-"""From torch's values to plain ones: tensors to `TensorMeta`, arguments to literals, ops to names."""
+"""From torch's values to plain ones: tensors to `TensorMeta`, calls to names and literals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -226,7 +227,7 @@ def module_stack(meta: Mapping[str, Any]) -> tuple[Module, ...]:
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_TORCH = os.path.dirname(torch.__file__) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 @lru_cache(maxsize=4096)
@@ -248,8 +249,8 @@ def _relative(path: str) -> str:
     _, found, inside = path.rpartition("/site-packages/")
     if found:
         return clean(inside)
-    roots = sorted((os.path.abspath(root) for root in sys.path), key=len, reverse=True)
+    roots = sorted((str(Path(root).absolute()) for root in sys.path), key=len, reverse=True)
     for root in roots:
         if path.startswith(root.rstrip("/") + "/"):
             return clean(os.path.relpath(path, root))
-    return clean(os.path.basename(path))
+    return clean(Path(path).name)

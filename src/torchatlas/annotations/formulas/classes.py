@@ -7,6 +7,8 @@ without namespace and without the underscore of an in-place op.
 
 from __future__ import annotations
 
+from functools import cache
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -69,6 +71,7 @@ CREATION = _names(
 )
 
 
+@cache
 def named_class(op: str) -> str | None:
     """Return the class that the name of `op` tells, or None.
 
