@@ -28,6 +28,7 @@ from torch import nn
 from torchvision import models
 
 from torchatlas import capture
+from torchatlas.errors import AtlasError
 from torchatlas.graph import totals
 
 KINDS = {
@@ -46,12 +47,13 @@ class Row:
     kind: str
     weight: str
     input: list[list[int]]
-    gmacs: float
+    gmacs: float | None
     published_gmacs: float
-    params: int
+    params: int | None
     published_params: int
     unknown: dict[str, int]
     seconds: float
+    error: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -88,7 +90,11 @@ def no_download() -> Iterator[None]:
 
 
 def build(name: str, weight: Any) -> nn.Module:
-    """Build a model on the meta device, or on the CPU where its builder reads numbers back."""
+    """Build a model on the meta device, or on the CPU where its builder reads numbers back.
+
+    A quantised model has the products of the one that it was made from, which can be captured.
+    """
+    weight = weight.meta.get("unquantized", weight)
     with no_download():
         try:
             with torch.device("meta"):
@@ -101,31 +107,39 @@ def measure(kind: str, name: str, weight: Any, cache: dict[Any, Any]) -> Row:
     """Capture a model, unless the same architecture met the same input before."""
     inputs = example(kind, weight)
     shapes = [list(tensor.shape) for tensor in inputs]
-    key = (name, str(shapes), len(weight.meta.get("categories", ())))
+    key = (name, str(shapes), len(weight.meta.get("categories") or ()))
     begin = time.perf_counter()
+    error = ""
     if key not in cache:
-        cache[key] = totals(capture(build(name, weight), inputs))
+        try:
+            cache[key] = totals(capture(build(name, weight), inputs))
+        except AtlasError as failure:
+            cache[key] = None
+            error = str(failure).partition("\n")[0]
     total = cache[key]
     return Row(
         kind=kind,
         weight=f"{name} {weight.name}",
         input=shapes,
-        gmacs=round(total.macs / 1e9, 3),
+        gmacs=None if total is None else round(total.macs / 1e9, 3),
         published_gmacs=weight.meta["_ops"],
-        params=total.params,
+        params=None if total is None else total.params,
         published_params=weight.meta["num_params"],
-        unknown=dict(total.unknown),
+        unknown={} if total is None else dict(total.unknown),
         seconds=round(time.perf_counter() - begin, 2),
+        error=error,
     )
 
 
 def show(row: Row) -> None:
     size = "x".join(map(str, row.input[0]))
     verdict = "agree" if row.agrees else "DIFFER"
-    rest = f"  unknown: {row.unknown}" if row.unknown else ""
+    rest = row.error or (f"  unknown: {row.unknown}" if row.unknown else "")
+    gmacs = "failed" if row.gmacs is None else f"{row.gmacs:.3f}"
+    params = "failed" if row.params is None else row.params
     print(
-        f"{row.weight:<58} {size:<18} {row.gmacs:>9.3f} {row.published_gmacs:>9.3f}"
-        f" {row.params:>11} {row.published_params:>11}  {verdict:<6} {row.seconds:>6.2f}s{rest}",
+        f"{row.weight:<58} {size:<18} {gmacs:>9} {row.published_gmacs:>9.3f}"
+        f" {params:>11} {row.published_params:>11}  {verdict:<6} {row.seconds:>6.2f}s{rest}",
         flush=True,
     )
 

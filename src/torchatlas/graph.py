@@ -40,6 +40,8 @@ class ModelGraph(_DiGraph):
 
     Every networkx algorithm works on it. It adds only display, `summary`, `export`, and
     `source`: what the front end captured, kept in memory and never pickled or written.
+    Nodes come in the order of execution, but a small `subgraph` iterates in any order, as
+    networkx has it: `in_order` sorts.
     """
 
     source: Any = None

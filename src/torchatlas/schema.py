@@ -9,6 +9,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict, Union
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SCALARS = frozenset({"SymInt", "SymFloat", "SymBool"})
 """Data types of values that are Python numbers in the graph and take no memory of a device."""
 
 
+@cache
 def dtype_bytes(dtype: str) -> float:
     """Return the bytes that one element of `dtype` takes.
 

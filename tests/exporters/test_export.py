@@ -24,9 +24,6 @@ def test_every_format_renders_every_small_model(format, name, captured):
     assert content == render(captured(name), format)[0]
 
 
-# torch.onnx writes Python code that holds the names, and a NUL is too much for it; the
-# structure is written in place of the model, with a warning.
-@pytest.mark.filterwarnings("ignore:torch.onnx cannot translate:UserWarning")
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_renders_hostile_names(format):
     content, _ = render(ta.capture(*models.hostile()), format)

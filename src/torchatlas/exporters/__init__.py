@@ -56,7 +56,9 @@ def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
     return SUFFIXES[suffix]
 
 
-def render(graph: ModelGraph, format: str, **options: Any) -> tuple[bytes, Mapping[str, bytes]]:
+def render(
+    graph: ModelGraph, format: str, **options: Any
+) -> tuple[bytes, Mapping[str, bytes | bytearray]]:
     """Return the content of a file, and by name those of the files that must stand beside it.
 
     ``onnx`` means the executable model where the graph came from a live one, and the structure
@@ -81,7 +83,8 @@ def render(graph: ModelGraph, format: str, **options: Any) -> tuple[bytes, Mappi
         if format != "onnx":
             raise
         warnings.warn(f"{error}\n  the ONNX file shows the structure only", stacklevel=3)
-        return render(graph, "onnx-structure")
+        kept = {key: options[key] for key in options.keys() & {"include_source"}}
+        return render(graph, "onnx-structure", **kept)
     return getattr(found, "content", found), getattr(found, "sidecars", {})
 
 
@@ -120,7 +123,7 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes | bytearray) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
     try:
         with os.fdopen(handle, "wb") as file:
