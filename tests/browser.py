@@ -204,8 +204,8 @@ class Netron:
     def titles(self) -> dict[str, str]:
         """The name of every node that is drawn, and the text in its box."""
         found = self.page.evaluate(
-            "[...document.querySelectorAll('#target g.graph-node')]"
-            ".map((box) => [box.id.slice('node-name-'.length), box.textContent])"
+            "[...document.querySelectorAll('#target g.graph-node')].map((box) =>"
+            "[box.id.slice('node-name-'.length), box.querySelector('text').textContent])"
         )
         assert len(dict(found)) == len(found)
         return dict(found)

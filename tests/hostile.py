@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import models
+from torchatlas.annotations import annotate
 from torchatlas.graph import ModelGraph, build
 from torchatlas.records import OpRecord, Value
 from torchatlas.schema import Module, TensorMeta
@@ -62,4 +63,4 @@ def graph() -> ModelGraph:
         records += [buffer, first, second]
         before = [Value(second.key)]
     records.append(OpRecord("end", "output", target="output", args={"value": before[0]}))
-    return build(records, name='</title><script>alert(1)</script>"\\')[0]
+    return annotate(build(records, name='</title><script>alert(1)</script>"\\')[0])

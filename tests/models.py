@@ -180,6 +180,18 @@ def _timm(name: str, size: int) -> Made:
     return timm.create_model(name, pretrained=False), torch.randn(1, 3, size, size)
 
 
+def _calibrate(model: nn.Module, batch: Tensor) -> None:
+    """Give the norms the statistics of a batch: without them a deep model is chaotic in float32."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        model.train()(batch)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+
+
 def _hf(kind: str, example: dict[str, Tensor], **config: Any) -> Made:
     import transformers
 
@@ -289,4 +301,6 @@ def make(name: str) -> Made:
         if tensor.is_floating_point() and tensor.numel() > 1 and tensor.std() == 0:
             with torch.no_grad():
                 tensor.add_(torch.rand_like(tensor) * 0.1)
+    if name == "tf_efficientnetv2_s":
+        _calibrate(model, torch.randn(8, *example.shape[1:]))
     return model.eval(), example

@@ -145,7 +145,7 @@ def view(
     """Show FILE in Netron, on this machine only, until Ctrl-C."""
     from .viewing import view as show
 
-    show(file, port=port, browser=browser)
+    show(file, port=port, browser=browser, announce=lambda url: print(f"{file} is shown at {url}"))
 
 
 def _capture(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import networkx as nx
 
 from .errors import GraphError
-from .names import REPLACEMENT, UniqueNames, clean, join_id, op_leaf
+from .names import REPLACEMENT, UniqueNames, clean, join_id, op_leaf, path_to_id
 from .records import OpRecord, Value, map_values, values
 from .schema import (
     EDGE_FIELDS,
@@ -136,7 +136,8 @@ def _wanted_id(record: OpRecord) -> str:
     if record.kind == "op":
         return join_id(path, clean(op_leaf(record.op)))
     if record.kind in ("parameter", "buffer", "constant"):
-        return join_id(path, clean(record.target.rpartition(".")[2]))
+        leaf = record.target.removeprefix(f"{record.stack[-1].path}.") if path else record.target
+        return join_id(path, path_to_id(clean(leaf)))
     return clean(record.target) or REPLACEMENT
 
 

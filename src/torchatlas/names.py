@@ -13,6 +13,11 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
+def _is_unsafe(character: str) -> bool:
+    # The last two code points of each plane are no characters, and XML may not hold them.
+    return unicodedata.category(character) in _INVISIBLE or ord(character) & 0xFFFE == 0xFFFE
+
+
 @lru_cache(maxsize=65536)
 def clean(name: str) -> str:
     """Return `name` with control and direction characters replaced, and cut to `MAX_NAME`.
@@ -23,7 +28,7 @@ def clean(name: str) -> str:
     200
     """
     if not (name.isascii() and name.isprintable()):
-        name = "".join(REPLACEMENT if unicodedata.category(c) in _INVISIBLE else c for c in name)
+        name = "".join(REPLACEMENT if _is_unsafe(c) else c for c in name)
     if len(name) > MAX_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         name = f"{name[: MAX_NAME - 9]}~{digest}"

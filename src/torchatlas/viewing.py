@@ -34,8 +34,8 @@ def view(
     """Show the file at `path` in Netron until interrupted (Ctrl-C).
 
     Netron is served at `port`, or at a free one. Once it is, `announce` is called with its
-    address, and the user's browser is told to open it unless `browser` is False. Raises as
-    `serving` does.
+    address, and the user's browser is told to open it unless `browser` is False. The page is
+    Netron's own, and reports its use to Google Analytics where it can. Raises as `serving` does.
     """
     with suppress(KeyboardInterrupt), serving(path, port=port) as url:
         announce(url)

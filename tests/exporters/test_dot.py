@@ -106,6 +106,9 @@ def test_parameters_can_be_left_out(captured):
 def test_show_chooses_what_the_picture_says(captured):
     found = read(dot.render(captured("tiny"), show=["dtype", "module"]))
     assert found.get_node("head/linear").attr["label"] == "head · linear\\nfloat32\\nmodule: head"
+    assert dot.render(captured("tiny"), show="flops,params") == dot.render(
+        captured("tiny"), show=["flops", "params"]
+    )
     with pytest.raises(ta.AtlasError, match="no key 'flop' to show"):
         dot.render(captured("tiny"), show=["flop"])
 

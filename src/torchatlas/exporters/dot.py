@@ -14,14 +14,15 @@ label, or asks for an image or a link.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order, totals
-from ..names import REPLACEMENT, UniqueNames, clean, op_leaf
+from ..names import UniqueNames, op_leaf
 from ..schema import NODE_FIELDS, Module, TensorMeta, Use, is_dim
 from ..text import number
+from .dot_quoting import quote, quote_name, quote_names, record
 from .families import COLOURS, family
 
 if TYPE_CHECKING:
@@ -37,50 +38,10 @@ SHOWN = ("params", "flops")
 CROWDED = 5000
 """Steps, over all edges, from which on sizes stand on nodes: labels would take Graphviz minutes."""
 
-LONGEST = 500
-"""Characters of one value; Graphviz before version 10 reads no string of more than 16 kB."""
-
 _WEIGHTS = ("parameter", "buffer", "constant")
 _LEFT_OUT = ("target", "source")  # DOT gives `target` a meaning, and lines of code stay private
 _TOLD_ELSEWHERE = ("kind", "index", "op", "outputs")  # to Netron, which shows them in other ways
 _EXPECTED = (("phase", "forward"), ("overload", "default"))  # not worth a line of its side bar
-
-_RESERVED = ("node", "edge", "graph", "subgraph")  # keywords to Netron, even in quotes
-
-
-def _full_width(characters: str) -> dict[int, str]:
-    return {ord(c): chr(ord(c) + 0xFEE0) for c in characters}
-
-
-# Netron does not know `\"` and splits labels at every `|`; Graphviz keeps `\\` as two, and
-# writes `&#27;` into an SVG as it is. The last two are no characters, and no XML may hold them.
-_IN_STRING = _full_width('"\\&|') | {0xFFFE: REPLACEMENT, 0xFFFF: REPLACEMENT}
-# Netron takes what follows the last `=` for the op, drops a fact with a second colon, and reads
-# one in parentheses as JSON.
-_IN_OP_CODE, _IN_FACT, _IN_BRACKETS = _full_width("="), {ord(":"): "\N{RATIO}"}, _full_width("(")
-
-
-def quote(*lines: str) -> str:
-    r"""Return `lines` as one DOT string that means the same to Graphviz and to Netron.
-
-    >>> print(quote("layer1/0/conv1/conv2d"), quote("<b>"), quote("conv2d", "64×56×56"))
-    "layer1/0/conv1/conv2d" "<b>" "conv2d\n64×56×56"
-    >>> print(quote('a"b|c'), quote("ends in \\"), quote("&#27;"))
-    "a＂b｜c" "ends in ＼" "＆#27;"
-    """
-    return '"' + r"\n".join(map(_escape, lines)) + '"'
-
-
-def _escape(text: str) -> str:
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}…"
-    printable = text if text.isprintable() else "".join(map(clean, text))
-    return printable.translate(_IN_STRING)
-
-
-def _name(text: str) -> str:
-    # To Graphviz a leading `%` means that the thing has no name.
-    return _escape(text[:1].translate(_full_width("%")) + text[1:])
 
 
 def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool = True) -> bytes:
@@ -93,21 +54,16 @@ def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool =
     """
     import pydot
 
-    known = ("shape", "dtype", *NODE_FIELDS)
-    if unknown := [key for key in show if key not in known]:
-        raise UsageError(
-            f"a node has no key {unknown[0]!r} to show", hint=f"choose among {', '.join(known)}"
-        )
     nodes = dict(in_order(graph))
     if not parameters:
         nodes = {name: node for name, node in nodes.items() if node["kind"] not in _WEIGHTS}
-    ids = _ids(nodes)
+    ids = quote_names(nodes)
     crowded = _steps(graph, nodes) > CROWDED
-    shown = ("shape", *show) if crowded and "shape" not in show else show
-    file = pydot.Dot(quote(_name(graph.graph["name"])), strict=True, **_graph_look(graph, crowded))
+    shown = _checked(show, crowded)
+    file = pydot.Dot(quote_name(graph.graph["name"]), strict=True, **_graph_look(graph, crowded))
     file.add_node(pydot.Node("edge", **_EDGE_LOOK))
     for name, node in nodes.items():
-        file.add_node(pydot.Node(ids[name], label=_record(ids[name], node)))
+        file.add_node(pydot.Node(ids[name], label=record(ids[name], *_label(name, node))))
     for source, target, attrs in _edges(graph, nodes):
         if crowded:
             attrs.pop("label", None)
@@ -117,23 +73,20 @@ def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool =
     boxes = _Boxes(picture, nodes, {name: _host(graph, name, nodes) for name in nodes})
     for name, node in nodes.items():
         box, title = boxes.place(name)
-        look = _node_look(node, quote(title, *_shown(graph, name, node, shown)))
+        look = _node_look(node, quote(_short(title), *_shown(graph, name, node, shown)))
         facts = {key: quote(value) for key, value in _facts(node).items()}
         box.add_node(pydot.Node(ids[name], **look, **facts))
     return str(file.to_string(indent=1)).encode()
 
 
-def _ids(names: Collection[str]) -> dict[str, str]:
-    """Return each node's name in the file, quoted: its id, where both readers can take that.
-
-    >>> _ids(["fc/linear", "node", 'a"', "a＂"])
-    {'fc/linear': '"fc/linear"', 'node': '"node_1"', 'a"': '"a＂_1"', 'a＂': '"a＂"'}
-    """
-    unique = UniqueNames()
-    kept = {name: name for name in names if name == _name(name) and name not in _RESERVED}
-    for name in (*_RESERVED, *kept):
-        unique.take(name)
-    return {name: quote(kept.get(name) or unique.take(_name(name))) for name in names}
+def _checked(show: Sequence[str], crowded: bool) -> Sequence[str]:
+    keys = show.split(",") if isinstance(show, str) else show
+    known = ("shape", "dtype", *NODE_FIELDS)
+    if unknown := [key for key in keys if key not in known]:
+        raise UsageError(
+            f"a node has no key {unknown[0]!r} to show", hint=f"choose among {', '.join(known)}"
+        )
+    return ("shape", *keys) if crowded and "shape" not in keys else keys
 
 
 def _host(graph: ModelGraph, name: str, nodes: Mapping[str, Node]) -> str:
@@ -156,7 +109,7 @@ def _edges(
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     # Netron numbers a node's inputs as they come: so they come as its arguments do.
     for target, node in nodes.items():
-        places = {argument: place for place, argument in enumerate(node["args"])}
+        places = {argument: place for place, argument in enumerate(node.get("args", ()))}
         first = {
             source: min(_position(use, places) for use in edge["uses"])
             for source, edge in graph.pred[target].items()
@@ -203,36 +156,17 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | float) or is_dim(value)
 
 
-def _record(name: str, node: Node) -> str:
-    r"""Return the label that Netron takes apart: the quoted name, the op, a fact a line.
-
-    >>> out = TensorMeta((2, 8), "float32", "cuda:0")
-    >>> relu = {"kind": "op", "op": "aten.relu", "outputs": (out,), "flops": 0, "device": "cuda:0"}
-    >>> print(_record('"relu"', relu))
-    "{relu|op_code=aten.relu|shape: 2×8\ldtype: float32\lflops: 0\ldevice: cuda∶0\l}"
-    """
+def _label(name: str, node: Node) -> tuple[str, dict[str, str]]:
+    """Return what Netron shows of `node`: its type and its facts."""
     made = [out for out in node["outputs"] if out is not None]
-    facts = {
-        "shape": ", ".join(map(_sizes, made)),
-        "dtype": ", ".join(dict.fromkeys(out.dtype for out in made)),
-    }
+    facts = {}
+    if made:
+        facts["shape"] = ", ".join(map(_sizes, made))
+        facts["dtype"] = ", ".join(dict.fromkeys(out.dtype for out in made))
     for key, value in _facts(node).items():
         if key not in _TOLD_ELSEWHERE and (key, value) not in _EXPECTED:
             facts[key] = value.rpartition(".")[2] if key == "module_type" else value
-    lines = "".join(f"{key}: {_fact(value)}" + r"\l" for key, value in facts.items())
-    return f'"{{{name[1:-1]}|op_code={_op_code(name[1:-1], node)}|{lines}}}"'
-
-
-def _op_code(name: str, node: Node) -> str:
-    op = str(node["op"]) or f"{node['kind']}.{name.rpartition('/')[2]}"
-    # Netron folds away, or parses further, the bare words that torch's own DOT files use.
-    safe = "." in op and not op.startswith("get_parameter")
-    return _escape(op if safe else f"op.{op}").translate(_IN_OP_CODE)
-
-
-def _fact(value: str) -> str:
-    text = _escape(value).translate(_IN_FACT)
-    return text.translate(_IN_BRACKETS) if text.lstrip().startswith("(") else text
+    return node["op"] or f"{node['kind']}.{name.rpartition('/')[2]}", facts
 
 
 def _sizes(tensor: TensorMeta) -> str:
@@ -370,8 +304,9 @@ class _Boxes:
 
     def _module(self, place: Place) -> pydot.Subgraph:
         if place not in self._made:
+            title = (_below(place[-1], place[:-1]), self._types[place])
             look = {
-                "label": quote(f"{_below(place[-1], place[:-1])}{_DOT}{self._types[place]}"),
+                "label": quote(_DOT.join(map(_short, title))),
                 "labeljust": quote("l"), "fontname": _FONT, "fontsize": quote("10"),
                 "fontcolor": _LINE, "color": _FAINT, "style": quote("rounded,filled"),
                 "fillcolor": quote("#f3f5f8" if len(place) % 2 else "#ffffff"),
@@ -383,7 +318,7 @@ class _Boxes:
     def _add(self, outer: pydot.Subgraph, name: str, look: dict[str, str]) -> pydot.Subgraph:
         import pydot
 
-        box = pydot.Subgraph(quote(self._names.take(f"cluster_{_escape(name)}")), **look)
+        box = pydot.Subgraph(f'"{self._names.take(quote(f"cluster_{name}")[1:-1])}"', **look)
         outer.add_subgraph(box)
         return box
 
@@ -397,6 +332,10 @@ def _places(node: Node) -> list[Place]:
     """Return the place of every module around `node`, from the outermost."""
     paths = tuple(module.path for module in _modules(node))
     return [paths[: depth + 1] for depth in range(len(paths))]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:29]}…{text[-30:]}"
 
 
 def _below(path: str, place: Place) -> str:

@@ -16,17 +16,18 @@ def _names(text: str) -> frozenset[str]:
 
 POINTWISE = _names(
     """
-    __and__ __or__ __xor__ __iand__ __ior__ __ixor__ __lshift__ __rshift__ __ilshift__ __irshift__
-    abs absolute arccos arccosh arcsin arcsinh arctan arctan2 arctanh copysign divide eq erf erfc
-    fix float_power floor_divide fmod gcd ge glu greater greater_equal gt hardswish heaviside
-    isclose isreal lcm le ldexp less less_equal lerp log_sigmoid log_sigmoid_forward logical_and
-    logical_not logical_or logical_xor logit lt masked_fill _masked_scale mish multiply ne
-    negative not_equal polar pow prelu _prelu_kernel quantize_per_tensor quantize_per_channel
-    dequantize relu6 rrelu rrelu_with_noise softplus subtract threshold true_divide
-    fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
-    elu_backward glu_backward hardsigmoid_backward hardswish_backward hardtanh_backward
-    leaky_relu_backward log_sigmoid_backward mish_backward mse_loss_backward _prelu_kernel_backward
-    smooth_l1_loss_backward softplus_backward nll_loss_backward nll_loss2d_backward
+    __and__ __or__ __xor__ __iand__ __ior__ __ixor__ __lshift__ __rshift__ __ilshift__
+    __irshift__ abs absolute arccos arccosh arcsin arcsinh arctan arctan2 arctanh copysign
+    divide eq erf erfc fix float_power floor_divide fmod gcd ge glu greater greater_equal gt
+    hardswish heaviside isclose isreal lcm le ldexp less less_equal lerp log_sigmoid
+    log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill
+    _masked_scale mish multiply ne negative not_equal polar pow prelu _prelu_kernel
+    quantize_per_tensor quantize_per_channel dequantize relu6 rrelu rrelu_with_noise softplus
+    subtract threshold true_divide fake_quantize_per_tensor_affine
+    fake_quantize_per_channel_affine elu_backward glu_backward hardsigmoid_backward
+    hardswish_backward hardtanh_backward leaky_relu_backward log_sigmoid_backward mish_backward
+    mse_loss_backward _prelu_kernel_backward smooth_l1_loss_backward softplus_backward
+    nll_loss_backward nll_loss2d_backward
     """
 )
 
@@ -39,22 +40,22 @@ REDUCTIONS = _names(
 
 MOVEMENT = _names(
     """
-    as_strided as_strided_scatter atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors
-    broadcast_to cartesian_prod cat channel_shuffle chunk clone column_stack combinations complex
-    concat concatenate conj constant_pad_nd contiguous copy cpu cuda detach diag diag_embed diagflat
-    diagonal diagonal_scatter dsplit dstack embedding expand expand_as flatten flip fliplr flipud
-    gather hsplit hstack im2col imag index index_copy index_fill index_select item lift_fresh
-    lift_fresh_copy _local_scalar_dense masked_scatter max_unpool2d max_unpool3d meshgrid moveaxis
-    movedim narrow native_channel_shuffle one_hot pad pad_sequence _pad_circular _pad_enum permute
-    pin_memory pixel_shuffle pixel_unshuffle ravel real reflection_pad1d reflection_pad2d
-    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
-    replication_pad3d reshape reshape_as _reshape_alias resolve_conj resolve_neg roll rot90
-    row_stack select select_scatter slice slice_scatter split split_with_sizes squeeze stack
-    swapaxes swapdims t take take_along_dim tensor_split tile to _to_copy transpose tril triu
-    type_as unbind unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes _unsafe_index
-    _unsafe_view unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d
-    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d vander view
-    view_as view_as_complex view_as_real vsplit vstack
+    alias as_strided as_strided_scatter atleast_1d atleast_2d atleast_3d block_diag
+    broadcast_tensors broadcast_to cartesian_prod cat channel_shuffle chunk clone column_stack
+    combinations complex concat concatenate conj constant_pad_nd contiguous copy cpu cuda detach
+    diag diag_embed diagflat diagonal diagonal_scatter dsplit dstack embedding expand expand_as
+    flatten flip fliplr flipud gather hsplit hstack im2col imag index index_copy index_fill
+    index_select item lift_fresh lift_fresh_copy _local_scalar_dense masked_scatter max_unpool2d
+    max_unpool3d meshgrid moveaxis movedim narrow native_channel_shuffle one_hot pad
+    pad_sequence _pad_circular _pad_enum permute pin_memory pixel_shuffle pixel_unshuffle ravel
+    real reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d reshape reshape_as _reshape_alias
+    resolve_conj resolve_neg roll rot90 row_stack select select_scatter slice slice_scatter
+    split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim tensor_split
+    tile to _to_copy transpose tril triu type_as unbind unflatten unfold unsafe_chunk
+    unsafe_split unsafe_split_with_sizes _unsafe_index _unsafe_view unsqueeze upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d vander view view_as view_as_complex view_as_real vsplit vstack
     select_backward slice_backward _pack_padded_sequence _pad_packed_sequence
     _autocast_to_full_precision _autocast_to_reduced_precision
     """

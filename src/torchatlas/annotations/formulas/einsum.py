@@ -82,8 +82,8 @@ def _parse(
             if sizes.get(label, 1) == 1:
                 sizes[label] = size
     if arrow:
-        longest = max((labels for labels in operands), key=_ellipsis_length)
-        return operands, _labels(right, right_length(right, longest)), sizes
+        longest = max(operands, key=_ellipsis_length)
+        return operands, _labels(right, _right_length(right, longest)), sizes
     named = [label for labels in operands for label in labels]
     dots = sorted({label for label in named if label.startswith(".")}, reverse=True)
     once = sorted(label for label in named if label not in dots and named.count(label) == 1)
@@ -101,10 +101,10 @@ def _ellipsis_length(labels: _Labels) -> int:
     return sum(label.startswith(".") for label in labels)
 
 
-def right_length(right: str, longest: _Labels) -> int:
+def _right_length(right: str, longest: _Labels) -> int:
     """Return how many dimensions the result has when its ellipsis is as long as `longest`'s.
 
-    >>> right_length("...k", (".2", ".1", "i"))
+    >>> _right_length("...k", (".2", ".1", "i"))
     3
     """
     if "..." not in right:

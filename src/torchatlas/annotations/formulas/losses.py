@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...schema import TensorMeta
 from .passes import PASSES
 from .registry import Cost, flop_formula
+from .sizes import product
 
 _MEAN = 1
 
@@ -26,7 +27,8 @@ def cross_entropy(
     Cost(macs=0, other=284)
     """
     passes = PASSES["log_softmax"]
-    rows = self.numel // self.shape[1 if len(self.shape) > 1 else 0]
+    classes = 1 if len(self.shape) > 1 else 0
+    rows = product(size for dim, size in enumerate(self.shape) if dim != classes)
     if len(target.shape) == len(self.shape):
         passes += PASSES["cross entropy with probabilities"]
     elif label_smoothing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...schema import Dim, TensorMeta
+from ...schema import TensorMeta
 from .registry import Cost, flop_formula
 from .sizes import as_tuple, ceil_div, product
 
@@ -108,7 +108,8 @@ def avg_pool_backward(grad_output: TensorMeta, kernel_size: _Size) -> Cost:
     >>> avg_pool_backward(T((1, 2, 3, 3)), (2, 2))  # 18 windows of 4
     Cost(macs=0, other=72)
     """
-    return _pool(kernel_size, grad_output, len(grad_output.shape) - 2)
+    dims = 3 if len(grad_output.shape) == 5 else 2
+    return _pool(kernel_size, grad_output, dims)
 
 
 @flop_formula("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward")
@@ -119,5 +120,5 @@ def adaptive_avg_pool_backward(grad_output: TensorMeta, self: TensorMeta) -> Cos
     >>> adaptive_avg_pool_backward(T((1, 2, 1, 1)), T((1, 2, 3, 3)))  # 2 windows of 9
     Cost(macs=0, other=18)
     """
-    dims: Dim = len(self.shape) - 2
+    dims = 3 if len(self.shape) == 5 else 2
     return _adaptive(self, grad_output, dims)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...schema import Dim, TensorMeta
+from ...schema import TensorMeta
 from .registry import Cost, flop_formula
-from .sizes import ceil_div
+from .sizes import ceil_div, product
 
 
 def _blend(taps: int, out: TensorMeta) -> Cost:
@@ -62,15 +62,10 @@ def _antialiased(reach: int, source: TensorMeta | None, out: TensorMeta) -> Cost
     """
     if source is None:
         return None
-    height, width = source.shape[-2:]
-    planes: Dim = out.numel // (out.shape[-1] * out.shape[-2])
-    taps = [2 * reach * _shrink(n, m) for n, m in zip((height, width), out.shape[-2:], strict=True)]
-    rows = planes * height * out.shape[-1] * (2 * taps[1] - 1)
-    return Cost(0, rows + out.numel * (2 * taps[0] - 1))
-
-
-def _shrink(before: Dim, after: Dim) -> Dim:
-    return ceil_div(before, after)
+    sizes = zip(source.shape[-2:], out.shape[-2:], strict=True)
+    down, across = (2 * reach * ceil_div(before, after) for before, after in sizes)
+    rows = product(out.shape[:-2]) * source.shape[-2] * out.shape[-1]
+    return Cost(0, rows * (2 * across - 1) + out.numel * (2 * down - 1))
 
 
 @flop_formula("aten._upsample_bilinear2d_aa")

@@ -1,0 +1,59 @@
+"""Real architectures through all formats: whole files, right numbers, nothing left out."""
+
+from __future__ import annotations
+
+import json
+
+import models
+import onnx
+import onnx_files
+import pygraphviz
+import pytest
+
+import torchatlas as ta
+
+OPAQUE = {"mixtral"}
+"""Models with an op that ONNX has no words for, and so cannot be run there."""
+
+
+@pytest.mark.parametrize("name", models.LARGE)
+def test_all_formats(name, captured, tmp_path):
+    graph = captured(name)
+    files = {kind: tmp_path / f"model.{kind}" for kind in ("onnx", "dot", "json")}
+    for path in files.values():
+        graph.export(path)
+    onnx.checker.check_model(files["onnx"], full_check=True)
+    assert set(pygraphviz.AGraph(str(files["dot"])).nodes()) == set(graph)
+    assert len(json.loads(files["json"].read_bytes())["nodes"]) == len(graph)
+
+
+@pytest.mark.parametrize("name", [name for name in models.LARGE if name not in OPAQUE])
+def test_onnxruntime_agrees_with_torch(name, captured, tmp_path):
+    graph = captured(name)
+    graph.export(tmp_path / "model.onnx")
+    model, example = models.make(name)
+    found = onnx_files.run(str(tmp_path / "model.onnx"), example)
+    assert onnx_files.difference(found, onnx_files.call(model, example)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", models.LARGE)
+def test_every_node_of_the_structure_carries_its_annotations(name, captured, tmp_path):
+    graph = captured(name)
+    path = tmp_path / "model.onnx"
+    graph.export(path, format="onnx-structure")
+    onnx.checker.check_model(path, full_check=True)
+    nodes = onnx.load(path).graph.node
+    ops = {n: node for n, node in graph.nodes(data=True) if node["kind"] == "op"}
+    assert {node.name for node in nodes} == set(ops)
+    for node in nodes:
+        carried = {prop.key: prop.value for prop in node.metadata_props}
+        assert carried["flops"] == str(ops[node.name]["flops"])
+        assert carried["module"] == ops[node.name]["module"]
+        shapes = [str(list(out.shape)) for out in ops[node.name]["outputs"]]
+        assert carried["shape"] == ", ".join(shapes)
+
+
+def test_costs_of_the_zoo_are_all_known(captured):
+    for name in models.ALL:
+        found = ta.totals(captured(name))
+        assert found.unknown == {}, name
