@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -180,16 +180,12 @@ def _timm(name: str, size: int) -> Made:
     return timm.create_model(name, pretrained=False), torch.randn(1, 3, size, size)
 
 
-def _calibrate(model: nn.Module, batch: Tensor) -> None:
-    """Give the norms the statistics of a batch: without them a deep model is chaotic in float32."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # the mean over all batches
+def _calibrate(model: nn.Module, shape: Sequence[int]) -> None:
+    """Let the norms see a few batches: without, a deep model is chaotic in float32."""
+    model.train()
     with torch.no_grad():
-        model.train()(batch)
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
+        for _ in range(4):
+            model(torch.randn(8, *shape[1:]))
 
 
 def _hf(kind: str, example: dict[str, Tensor], **config: Any) -> Made:
@@ -302,5 +298,5 @@ def make(name: str) -> Made:
             with torch.no_grad():
                 tensor.add_(torch.rand_like(tensor) * 0.1)
     if name == "tf_efficientnetv2_s":
-        _calibrate(model, torch.randn(8, *example.shape[1:]))
+        _calibrate(model, example.shape)
     return model.eval(), example

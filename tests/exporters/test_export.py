@@ -58,7 +58,7 @@ def test_unknown_suffix_lists_the_known(captured, tmp_path):
 
 
 def test_missing_folder_is_said(captured, tmp_path):
-    with pytest.raises(FormatError, match="the folder .* does not exist"):
+    with pytest.raises(FormatError, match=r"the folder .* does not exist"):
         captured("tiny").export(tmp_path / "no" / "graph.dot")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-import models
 import onnx
-import onnx_files
 import pygraphviz
 import pytest
 
+import models
+import onnx_files
 import torchatlas as ta
 
 OPAQUE = {"mixtral"}
