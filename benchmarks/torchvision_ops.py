@@ -95,12 +95,14 @@ def build(name: str, weight: Any) -> nn.Module:
     A quantised model has the products of the one that it was made from, which can be captured.
     """
     weight = weight.meta.get("unquantized", weight)
+    model: nn.Module
     with no_download():
         try:
             with torch.device("meta"):
-                return models.get_model(name, weights=weight).eval()
+                model = models.get_model(name, weights=weight)
         except RuntimeError:
-            return models.get_model(name, weights=weight).eval().to("meta")
+            model = models.get_model(name, weights=weight).to("meta")
+    return model.eval()
 
 
 def measure(kind: str, name: str, weight: Any, cache: dict[Any, Any]) -> Row:

@@ -47,6 +47,38 @@ def test_saved_graph_to_onnx_is_the_structure(captured, tmp_path):
     assert {node.domain for node in model.graph.node} == {"pkg.torch.ops"}
 
 
+def test_external_weights_stand_beside_the_file(captured, tmp_path):
+    import onnx
+
+    captured("tiny").export(tmp_path / "a.onnx", weights="external")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
+    onnx.checker.check_model(tmp_path / "a.onnx", full_check=True)
+    weight = next(t for t in onnx.load(tmp_path / "a.onnx").graph.initializer if "head" in t.name)
+    expected = captured("tiny").source.model.state_dict()[weight.name].numpy()
+    assert (onnx.numpy_helper.to_array(weight) == expected).all()
+
+
+def test_no_weights_on_request(captured, tmp_path):
+    import onnx
+
+    captured("tiny").export(tmp_path / "a.onnx", weights="none")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    onnx.checker.check_model(tmp_path / "a.onnx", full_check=True)
+    kept = {tensor.name for tensor in onnx.load(tmp_path / "a.onnx").graph.initializer}
+    assert kept.isdisjoint(captured("tiny").source.model.state_dict())
+
+
+def test_a_model_that_onnx_cannot_hold_becomes_its_structure(tmp_path):
+    import onnx
+    import torch
+
+    with torch.device("meta"):
+        model = models.Residual()
+    with pytest.warns(UserWarning, match="has no values to write(.|\n)*structure only"):
+        ta.capture(model, torch.ones(3, 4)).export(tmp_path / "a.onnx")
+    assert {n.domain for n in onnx.load(tmp_path / "a.onnx").graph.node} == {"pkg.torch.ops"}
+
+
 def test_unknown_suffix_lists_the_known(captured, tmp_path):
     with pytest.raises(UsageError, match=r"'\.pdf'(.|\n)*\.dot, \.json, \.onnx"):
         captured("tiny").export(tmp_path / "graph.pdf")

@@ -129,6 +129,24 @@ def test_branching_on_data_says_what_each_front_end_met():
         assert step in str(caught.value)
 
 
+def test_what_only_fake_tensors_cannot_do_is_no_fault_of_the_model():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(3, 4)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3]))
+            return self.gru(packed)[1]
+
+    try:
+        graph = ta.capture(Packed(), torch.ones(5, 2, 3))
+    except CaptureError as error:
+        assert not isinstance(error, InputError)
+    else:
+        ta.validate(graph)
+
+
 def test_failures_are_quiet(capfd):
     with pytest.raises(InputError):
         ta.capture(nn.Linear(4, 5), torch.ones(2, 3))

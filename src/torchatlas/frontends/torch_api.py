@@ -63,7 +63,9 @@ _FAKE_LIMITATIONS = (
 
 def is_fake_limitation(error: BaseException) -> bool:
     """Say whether `error` comes of tensors that have no values, and not of the model."""
-    return isinstance(error, _FAKE_LIMITATIONS)
+    if isinstance(error, _FAKE_LIMITATIONS):
+        return True
+    return any(words in str(error) for words in ("FakeTensor", "data pointer", "meta tensor"))
 
 
 def storage_of(tensor: torch.Tensor) -> int | None:
