@@ -147,6 +147,24 @@ def test_what_only_fake_tensors_cannot_do_is_no_fault_of_the_model():
         ta.validate(graph)
 
 
+def test_the_graph_says_which_front_end_served_and_why_others_did_not(monkeypatch):
+    from torchatlas.frontends import exported
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("not\x1b today")
+
+    monkeypatch.setattr(exported, "_export", refuse)
+    graph = ta.capture(*models.make("residual"))
+    assert graph.graph["frontend"] == "fx"
+    assert graph.graph["attempts"] == (
+        "export: RuntimeError: not\N{REPLACEMENT CHARACTER} today",
+        "export, strict: RuntimeError: not\N{REPLACEMENT CHARACTER} today",
+    )
+    monkeypatch.undo()
+    graph = ta.capture(*models.make("residual"))
+    assert (graph.graph["frontend"], graph.graph["attempts"]) == ("export", ())
+
+
 def test_failures_are_quiet(capfd):
     with pytest.raises(InputError):
         ta.capture(nn.Linear(4, 5), torch.ones(2, 3))
