@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models import OLD_TORCH
+
 MODULES = {
     "grouped convolution": (nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=4), [(2, 8, 9, 11)]),
     "conv3d": (nn.Conv3d(2, 3, (1, 2, 3), padding=1), [(2, 2, 5, 6, 7)]),
@@ -37,7 +39,10 @@ def test_module(sample, model, shapes):
     inputs = [torch.randn(shape) for shape in shapes]
     with FlopCounterMode(display=False) as counter:
         model(*inputs)
-    assert sample(model, *inputs).totals.flops == counter.get_total_flops()
+    counted = counter.get_total_flops()
+    if OLD_TORCH and counted == 0:
+        pytest.skip("this torch's counter misses attention on a CPU")
+    assert sample(model, *inputs).totals.flops == counted
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])

@@ -36,7 +36,7 @@ def draw(content: bytes) -> ElementTree.Element:
     return ElementTree.fromstring(agraph.draw(format="svg", prog="dot"))
 
 
-@pytest.mark.parametrize("name", models.params(models.SMALL))
+@pytest.mark.parametrize("name", models.SMALL)
 def test_graphviz_reads_every_node_and_edge(name, captured):
     graph = captured(name)
     found = read(dot.render(graph))
@@ -44,7 +44,7 @@ def test_graphviz_reads_every_node_and_edge(name, captured):
     assert {(str(a), str(b)) for a, b in found.edges()} == set(graph.edges)
 
 
-@pytest.mark.parametrize("name", models.params(models.SMALL))
+@pytest.mark.parametrize("name", models.SMALL)
 def test_picture_has_every_node(name, captured):
     graph = captured(name)
     drawn = [g for g in draw(dot.render(graph)).iter(f"{SVG}g") if g.get("class") == "node"]

@@ -37,7 +37,7 @@ def show(page: Page, tmp_path):
 # -- DOT ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", models.params(models.SMALL))
+@pytest.mark.parametrize("name", models.SMALL)
 def test_dot_shows_every_node(name, captured, show):
     graph = captured(name)
     with show(dot.render(graph), "model.dot") as netron:

@@ -104,8 +104,8 @@ def traffic(graph: ModelGraph) -> None:
 def _moves_nothing(node: Mapping[str, Any]) -> bool:
     if "view" in node.get("tags", ()) or node["op"] in _NO_DATA:
         return True
-    # dropout in place, outside training
-    return bool(node.get("writes")) and node["args"].get("train") is False
+    # Outside training, dropout hands its operand on.
+    return node["op"].endswith(("dropout", "dropout_")) and node["args"].get("train") is False
 
 
 @cache
