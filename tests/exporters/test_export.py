@@ -47,6 +47,21 @@ def test_saved_graph_to_onnx_is_the_structure(captured, tmp_path):
     assert {node.domain for node in model.graph.node} == {"pkg.torch.ops"}
 
 
+@pytest.mark.parametrize("suffix", [".json", ".dot", ".onnx"])
+def test_part_of_a_graph_is_a_graph(suffix, captured, tmp_path):
+    import networkx as nx
+    import onnx
+
+    graph = captured("resnet18")
+    part = graph.subgraph([n for n in graph if n.startswith("layer1/0/")])
+    ta.validate(part)
+    part.export(tmp_path / f"part{suffix}")
+    if suffix == ".json":
+        assert nx.utils.graphs_equal(part, ta.load(tmp_path / "part.json"))
+    if suffix == ".onnx":
+        onnx.checker.check_model(tmp_path / "part.onnx", full_check=True)
+
+
 def test_external_weights_stand_beside_the_file(captured, tmp_path):
     import onnx
 
