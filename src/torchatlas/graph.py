@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
@@ -336,7 +336,7 @@ _SUMMED = ("params", "param_bytes", "macs", "flops", "flops_other", "bytes_read"
 
 def totals(graph: _DiGraph) -> Totals:
     """Sum costs over the nodes of `graph`; a tied parameter is one node and counts once."""
-    sums: dict[str, Dim] = dict.fromkeys(_SUMMED, 0)
+    terms: dict[str, list[Dim]] = {key: [] for key in _SUMMED}
     unknown: Counter[str] = Counter()
     ops = 0
     for _, node in in_order(graph):
@@ -347,5 +347,18 @@ def totals(graph: _DiGraph) -> Totals:
         for key in _SUMMED:
             value = node.get(key)
             if value is not None:
-                sums[key] += value
-    return Totals(**cast(Any, sums), ops=ops, unknown=dict(unknown))
+                terms[key].append(value)
+    sums: Any = {key: _sum(values) for key, values in terms.items()}
+    return Totals(**sums, ops=ops, unknown=dict(unknown))
+
+
+def _sum(terms: Sequence[Dim]) -> Dim:
+    """Add up counts; symbolic ones all at once, which is many times faster than one by one."""
+    numbers = sum(term for term in terms if isinstance(term, int))
+    symbolic = [term for term in terms if not isinstance(term, int)]
+    if not symbolic:
+        return numbers
+    import sympy
+
+    total = sympy.Add(numbers, *symbolic)
+    return int(total) if total.is_Integer else total

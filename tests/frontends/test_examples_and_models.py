@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -117,9 +119,10 @@ def test_missing_argument_shows_the_signature():
         ta.capture(Two(), {"scale": X})
 
 
-def test_branching_on_data_says_what_each_front_end_met():
+def test_branching_on_data_says_what_each_front_end_met(capfd):
     class Branch(nn.Module):
         def forward(self, x):
+            print("looking", file=sys.stderr)
             return x if x.sum() > 0 else -x
 
     with pytest.raises(CaptureError) as caught:
@@ -127,6 +130,10 @@ def test_branching_on_data_says_what_each_front_end_met():
     assert not isinstance(caught.value, InputError)
     for step in ("export: ", "export, strict: ", "fx: "):
         assert step in str(caught.value)
+    assert "(at frontends/test_examples_and_models.py:" in str(caught.value)
+    # What the model prints is shown; what torch prints of its half-made graphs is not.
+    out, err = capfd.readouterr()
+    assert out == "" and set(err.split()) <= {"looking"} and "looking" in err
 
 
 def test_what_only_fake_tensors_cannot_do_is_no_fault_of_the_model():
@@ -150,12 +157,14 @@ def test_the_graph_says_which_front_end_served_and_why_others_did_not(monkeypatc
     def refuse(*args, **kwargs):
         raise RuntimeError("not\x1b today")
 
+    here = f"frontends/test_examples_and_models.py:{refuse.__code__.co_firstlineno + 1}"
+
     monkeypatch.setattr(exported, "_export", refuse)
     graph = ta.capture(*models.make("residual"))
     assert graph.graph["frontend"] == "fx"
     assert graph.graph["attempts"] == (
-        "export: RuntimeError: not\N{REPLACEMENT CHARACTER} today",
-        "export, strict: RuntimeError: not\N{REPLACEMENT CHARACTER} today",
+        f"export: RuntimeError: not\N{REPLACEMENT CHARACTER} today (at {here})",
+        f"export, strict: RuntimeError: not\N{REPLACEMENT CHARACTER} today (at {here})",
     )
     monkeypatch.undo()
     graph = ta.capture(*models.make("residual"))

@@ -113,5 +113,9 @@ def _steps(frontend: str) -> list[tuple[str, Callable[[nn.Module, Args], Capture
 
 
 def _line(error: Exception) -> str:
+    from .metadata import raising_line
+
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+    where = raising_line(error)
+    reason = f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+    return f"{reason} (at {where})" if where else reason

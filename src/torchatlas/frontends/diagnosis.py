@@ -81,8 +81,10 @@ def _describe(
     where = f"in module {path!r} ({module})" if path else f"in {module} itself"
     call = f", op {failed[0]}({failed[1]})" if failed is not None else ""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    line = metadata.raising_line(error)
+    at = f" (at {line})" if line else ""
     found = InputError(
-        f"the model raises on this example {where}{call}\n  {type(error).__name__}: {reason}",
+        f"the model raises on this example {where}{call}\n  {type(error).__name__}: {reason}{at}",
         hint="check the example's shapes and data types against what that module expects"
         + (f": {_repr(model.get_submodule(path))}" if path else ""),
     )

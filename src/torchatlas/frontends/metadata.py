@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -241,6 +242,23 @@ def source_line(trace: str | None) -> str:
     for path, line in reversed(frames):
         if not path.startswith(_TORCH):
             return f"{_relative(path)}:{line}"
+    return ""
+
+
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_STANDARD = str(Path(os.__file__).parent) + os.sep
+
+
+def raising_line(error: BaseException) -> str:
+    """Return ``file:line`` of the innermost frame of a model's own code that `error` came through.
+
+    Empty where there is none: no frame outside torch, torchatlas and the standard library.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        name = frame.filename
+        standard = name.startswith(_STANDARD) and "site-packages" not in name
+        if not (standard or name.startswith((_TORCH, _OURS, "<"))):
+            return f"{_relative(name)}:{frame.lineno}"
     return ""
 
 

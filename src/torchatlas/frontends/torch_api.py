@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, TextIO, cast
 
 import torch
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
@@ -24,15 +25,33 @@ tree_leaves: Callable[[Any], list[Any]] = pytree.tree_leaves
 tree_map: Callable[[Callable[[Any], Any], Any], Any] = pytree.tree_map
 
 
+class _WithoutTorch:
+    """A stream that drops what torch itself prints to it: half-made graphs, when it fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write `text` unless the code that prints it is torch's."""
+        printing = str(sys._getframe(1).f_globals.get("__name__"))
+        if printing.startswith("torch."):
+            return len(text)
+        return self._stream.write(text)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch from logging and warning about failures that the caller handles."""
+    """Keep torch from logging, warning and printing about failures that the caller handles."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:
             logger.disabled = True
-        with warnings.catch_warnings():
+        without_torch = cast(TextIO, _WithoutTorch(sys.stderr))
+        with warnings.catch_warnings(), redirect_stderr(without_torch):
             warnings.simplefilter("ignore")
             yield
     finally:
