@@ -68,10 +68,10 @@ def render(
     if format == "onnx" and getattr(graph.source, "program", None) is None:
         format = "onnx-structure"
         options.pop("weights", None)
-        options.pop("location", None)
     module = import_module(f".{FORMATS[format]}", __name__)
     known = set(signature(module.render).parameters) - {"graph"}
-    options.pop("location" if "location" not in known else "", None)
+    if "location" not in known:  # export() names it for every format
+        options.pop("location", None)
     if unknown := options.keys() - known:
         raise UsageError(
             f"the format {format!r} has no option {min(unknown)!r}",

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.export import ExportedProgram
+from torch import nn
 
 from ..errors import CaptureError, InputError
 from . import torch_api
@@ -52,7 +51,7 @@ def as_module(model: Any) -> tuple[nn.Module, str]:
     )
 
 
-def arguments(model: nn.Module | ExportedProgram, example: Any) -> Args:
+def arguments(model: nn.Module, example: Any) -> Args:
     """Return positional and keyword arguments from the forms that an example may take.
 
     A tuple holds positional arguments, a mapping keyword arguments, and a pair of a tuple and a
@@ -76,9 +75,9 @@ def arguments(model: nn.Module | ExportedProgram, example: Any) -> Args:
     return args
 
 
-def _signature(model: Any) -> inspect.Signature | None:
+def _signature(model: nn.Module) -> inspect.Signature | None:
     try:
-        return inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+        return inspect.signature(model.forward)
     except (TypeError, ValueError):
         return None
 
@@ -91,12 +90,12 @@ def positional_names(model: nn.Module) -> list[str]:
     return [p.name for p in parameters if p.kind in by_position]
 
 
-def _names(model: Any) -> set[str]:
+def _names(model: nn.Module) -> set[str]:
     signature = _signature(model)
     return set(signature.parameters) if signature is not None else set()
 
 
-def _fits(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _fits(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     signature = _signature(model)
     try:
         return signature is None or bool(signature.bind(*args, **kwargs))
@@ -104,8 +103,8 @@ def _fits(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return False
 
 
-def _check(model: Any, args: Args) -> None:
-    signature = None if isinstance(model, ExportedProgram) else _signature(model)
+def _check(model: nn.Module, args: Args) -> None:
+    signature = _signature(model)
     if signature is None:
         return
     try:
@@ -216,8 +215,3 @@ def unpack(value: Any, classes: Any) -> Any:
     if isinstance(classes, list):
         return type(value)(unpack(v, c) for v, c in zip(value, classes, strict=True))
     return value
-
-
-def is_graph(model: Any) -> bool:
-    """Say whether `model` is a graph already."""
-    return isinstance(model, fx.GraphModule | ExportedProgram)
