@@ -13,11 +13,13 @@ import torchatlas as ta
 def test_public_names():
     assert ta.__all__ == [
         "AtlasError",
+        "Cost",
         "ModelGraph",
         "__version__",
         "annotate",
         "capture",
         "export",
+        "flop_formula",
         "load",
         "summary",
         "to_text",

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .annotations import annotate
+    from .annotations import Cost, annotate, flop_formula
     from .api import capture
     from .errors import AtlasError
     from .exporters import export, load
@@ -40,11 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AtlasError",
+    "Cost",
     "ModelGraph",
     "__version__",
     "annotate",
     "capture",
     "export",
+    "flop_formula",
     "load",
     "summary",
     "to_text",
@@ -55,10 +57,12 @@ __all__ = [
 
 _HOMES = {
     "AtlasError": "errors",
+    "Cost": "annotations",
     "ModelGraph": "graph",
     "annotate": "annotations",
     "capture": "api",
     "export": "exporters",
+    "flop_formula": "annotations",
     "load": "exporters",
     "summary": "text",
     "to_text": "text",

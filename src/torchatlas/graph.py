@@ -123,6 +123,8 @@ def build(records: Sequence[OpRecord], **attrs: Any) -> tuple[ModelGraph, dict[s
             stacks[record.stack] = _with_containers(record.stack, attrs.get("modules", {}))
         graph.add_node(node, **_node_attrs(index, record, args, stacks[record.stack]))
         uses = memory.step(index, record)
+        if record.outputs:
+            graph.nodes[node]["storages"] = memory.numbers(record)
         for key, edge_uses in uses.items():
             flowing = {use.output for use in edge_uses if use.output is not None}
             metas = (outputs[key][output] for output in flowing)
@@ -209,6 +211,12 @@ class _Memory:
     names: dict[Value, list[Value]] = field(default_factory=dict)
     writer: dict[Hashable, str] = field(default_factory=dict)
     readers: dict[Hashable, list[str]] = field(default_factory=dict)
+    number: dict[Hashable, int] = field(default_factory=dict)
+
+    def numbers(self, record: OpRecord) -> tuple[int, ...]:
+        """Return, for each output of `record`, the number of the memory behind it."""
+        storages = (self.storage[Value(record.key, i)] for i in range(len(record.outputs)))
+        return tuple(self.number.setdefault(storage, len(self.number)) for storage in storages)
 
     def step(self, index: int, record: OpRecord) -> dict[str, list[Use]]:
         """Return, by the key of an earlier record, the uses that `record` makes of it."""
@@ -315,8 +323,11 @@ class Totals:
     macs: Dim
     flops: Dim
     flops_other: Dim
+    flops_effective: Dim
+    int_ops: Dim
     bytes_read: Dim
     bytes_written: Dim
+    comm_bytes: Dim
     ops: int
     unknown: Mapping[str, int]
 
@@ -331,12 +342,24 @@ class Totals:
         return totals_line(self)
 
 
-_SUMMED = ("params", "param_bytes", "macs", "flops", "flops_other", "bytes_read", "bytes_written")
+SUMMED = (
+    "params",
+    "param_bytes",
+    "macs",
+    "flops",
+    "flops_other",
+    "flops_effective",
+    "int_ops",
+    "bytes_read",
+    "bytes_written",
+    "comm_bytes",
+)
+"""The keys that `totals` adds up."""
 
 
 def totals(graph: _DiGraph) -> Totals:
     """Sum costs over the nodes of `graph`; a tied parameter is one node and counts once."""
-    terms: dict[str, list[Dim]] = {key: [] for key in _SUMMED}
+    terms: dict[str, list[Dim]] = {key: [] for key in SUMMED}
     unknown: Counter[str] = Counter()
     ops = 0
     for _, node in in_order(graph):
@@ -344,7 +367,7 @@ def totals(graph: _DiGraph) -> Totals:
             ops += 1
             if node.get("flops") is None:
                 unknown[node["op"]] += 1
-        for key in _SUMMED:
+        for key in SUMMED:
             value = node.get(key)
             if value is not None:
                 terms[key].append(value)

@@ -165,6 +165,9 @@ class NodeAttrs(TypedDict, total=False):
         tuple[str, ...], Field("class of the op: pointwise, reduction, view", "frontends")
     ]
     writes: Annotated[tuple[str, ...], Field("arguments written in place", "frontends")]
+    storages: Annotated[
+        tuple[int, ...], Field("memory behind each output: equal numbers share it", "graph")
+    ]
     subgraphs: Annotated[
         tuple[str, ...], Field("names of nested graphs of a control-flow op", "frontends")
     ]
@@ -175,15 +178,37 @@ class NodeAttrs(TypedDict, total=False):
         Dim | None,
         Field("multiply-adds of contractions; None if unknown", "annotations.flops", "MAC"),
     ]
-    flops: Annotated[Dim | None, Field("2 x macs; None if unknown", "annotations.flops", "FLOP")]
+    flops: Annotated[
+        Dim | None,
+        Field("2 x macs in floating point; None if unknown", "annotations.flops", "FLOP"),
+    ]
     flops_other: Annotated[
         Dim | None, Field("operations outside contractions", "annotations.flops", "FLOP")
     ]
+    flops_effective: Annotated[
+        Dim | None,
+        Field("flops less what a causal or window mask skips", "annotations.flops", "FLOP"),
+    ]
+    int_ops: Annotated[
+        Dim | None, Field("2 x macs in integer arithmetic", "annotations.flops", "OP")
+    ]
+    comm_bytes: Annotated[Dim, Field("message of a collective", "annotations.flops", "B")]
     cost_source: Annotated[
-        str, Field("formula, class:pointwise, … or unknown", "annotations.flops")
+        str,
+        Field("formula, user, class:pointwise, decomposition, … or unknown", "annotations.flops"),
     ]
     bytes_read: Annotated[Dim, Field("memory read, each operand once", "annotations.traffic", "B")]
     bytes_written: Annotated[Dim, Field("memory written", "annotations.traffic", "B")]
+    # memory
+    first_use: Annotated[
+        int, Field("index of the first node that reads the result", "annotations.liveness")
+    ]
+    last_use: Annotated[
+        int, Field("index of the last node that needs the memory", "annotations.liveness")
+    ]
+    live_bytes: Annotated[
+        Dim, Field("memory in use while the node runs", "annotations.liveness", "B")
+    ]
     # place
     device: Annotated[str, Field("device of the first tensor produced", "annotations.placement")]
 

@@ -30,10 +30,13 @@ _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
         ("op", "overload", "target", "module", "module_type", "source", "device", "cost_source"),
         _is_str,
     ),
-    **dict.fromkeys(("macs", "flops", "flops_other"), _is_cost),
-    **dict.fromkeys(("params", "param_bytes", "bytes_read", "bytes_written"), is_dim),
+    **dict.fromkeys(("macs", "flops", "flops_other", "flops_effective", "int_ops"), _is_cost),
+    **dict.fromkeys(
+        ("params", "param_bytes", "bytes_read", "bytes_written", "comm_bytes", "live_bytes"), is_dim
+    ),
     **dict.fromkeys(("aliases", "tags", "writes", "subgraphs"), _all(str)),
-    "index": _is_index,
+    **dict.fromkeys(("index", "first_use", "last_use"), _is_index),
+    "storages": lambda value: isinstance(value, tuple) and all(map(_is_index, value)),
     "kind": KINDS.__contains__,
     "phase": ("forward", "backward", "optimizer").__contains__,
     "module_stack": _all(Module),

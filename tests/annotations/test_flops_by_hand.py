@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchatlas.annotations.formulas import FORMULAS, evaluate
+from torchatlas.annotations.formulas import FORMULAS, Cost, evaluate
 from torchatlas.schema import TensorMeta as T
 
 
@@ -249,4 +249,4 @@ def test_packed_sequence_counts_its_tokens():
     # torch cannot trace a packed sequence with fake tensors, so there is no capture here
     weights = {"hx": T((1, 3, 16)), "params": (T((48, 8)), T((48, 16)))}
     cost = evaluate(FORMULAS["aten.gru"], {"data": T((10, 8)), **weights}, (T((10, 16)),))
-    assert cost == (10 * 48 * 24, 10 * 16 * 11)
+    assert cost == Cost(10 * 48 * 24, 10 * 16 * 11)

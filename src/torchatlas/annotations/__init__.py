@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..graph import ModelGraph
+from ..errors import GraphError
+from ..graph import ModelGraph, op_nodes
 from .flops import flops
+from .formulas import Cost
+from .own_formulas import flop_formula
 from .params import params
 from .placement import placement
 from .traffic import traffic
@@ -13,11 +16,36 @@ from .traffic import traffic
 DEFAULT: tuple[Callable[[ModelGraph], None], ...] = (placement, params, flops, traffic)
 """What `annotate` runs, in order."""
 
-__all__ = ["DEFAULT", "annotate", "flops", "params", "placement", "traffic"]
+__all__ = [
+    "DEFAULT",
+    "Cost",
+    "annotate",
+    "flop_formula",
+    "flops",
+    "params",
+    "placement",
+    "traffic",
+]
 
 
-def annotate(graph: ModelGraph) -> ModelGraph:
-    """Add every default annotation to `graph`, in place, and return it."""
+def annotate(graph: ModelGraph, *, strict: bool = False) -> ModelGraph:
+    """Add every default annotation to `graph`, in place, and return it.
+
+    With `strict`, raises GraphError for an op whose cost no rule knows, naming it.
+    """
     for annotation in DEFAULT:
         annotation(graph)
+    if strict:
+        _check_known(graph)
     return graph
+
+
+def _check_known(graph: ModelGraph) -> None:
+    unknown = [(name, node["op"]) for name, node in op_nodes(graph) if node["flops"] is None]
+    if unknown:
+        names = ", ".join(sorted({op for _, op in unknown}))
+        raise GraphError(
+            f"no rule says what {names} costs",
+            node=unknown[0][0],
+            hint=f"give one: @torchatlas.flop_formula({unknown[0][1].replace('.', '::', 1)!r})",
+        )

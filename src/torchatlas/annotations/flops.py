@@ -8,22 +8,35 @@ from typing import Any
 from ..graph import ModelGraph, op_nodes
 from ..schema import SCALARS, TensorMeta
 from .formulas import FORMULAS, Cost, Formula, evaluate, named_class
+from .own_formulas import own_cost
+
+_COUNTS = ("macs", "flops", "flops_other", "flops_effective", "int_ops")
+_KEYS = (*_COUNTS, "comm_bytes", "cost_source")
 
 
 def flops(graph: ModelGraph) -> None:
-    """Write `macs`, `flops`, `flops_other` and `cost_source` to every op node.
+    """Write `macs`, `flops`, `flops_other`, `flops_effective`, `int_ops`, `cost_source`.
 
-    A view is free. Then comes the formula of the op (``cost_source="formula"``), then its class
-    (``"class:pointwise"``, 1 per output element; ``"class:reduction"``, 1 per input element;
-    ``"class:movement"`` and ``"class:creation"``, 0). Where there is neither, the counts are
-    None and the source is ``"unknown"``.
+    Each op node gets them from the first rule that knows it: the user's own formula
+    (``cost_source="user"``); nothing for a view; the formula of the op (``"formula"``); its
+    class (``"class:pointwise"``, 1 per output element; ``"class:reduction"``, 1 per input
+    element; ``"class:movement"`` and ``"class:creation"``, 0); and for a composite op the ops
+    that it is made of (``"decomposition"``), while the model that it was captured from is at
+    hand. Where no rule knows it the counts are None and the source is ``"unknown"``.
+
+    ``2 * macs == flops + int_ops``: a contraction is in floating point or in integers. A
+    collective also gets `comm_bytes`, its message: the larger of what goes in and what comes
+    out on one device.
     """
     known: dict[Hashable, dict[str, Any]] = {}
-    for _, node in op_nodes(graph):
+    for name, node in op_nodes(graph):
         signature = _signature(node)
         found = known.get(signature)
         if found is None:
-            found = known[signature] = _keys(*_cost(node))
+            found = _by_rule(node)
+            if found["flops"] is None:
+                found = _by_decomposition(graph, name, node)
+            known[signature] = found
         node.update(found)
 
 
@@ -44,16 +57,38 @@ def _hashable(arg: Any) -> Hashable:
     return arg  # type: ignore[no-any-return]
 
 
-def _keys(cost: Cost | None, source: str) -> dict[str, Any]:
+def _by_rule(node: Mapping[str, Any]) -> dict[str, Any]:
+    cost, source = _cost(node)
+    outputs = node["outputs"]
+    integer = bool(outputs and outputs[0] and _is_integer(outputs[0].dtype))
+    return _keys(cost, source, integer=integer)
+
+
+def _keys(cost: Cost | None, source: str = "unknown", *, integer: bool = False) -> dict[str, Any]:
     if cost is None:
-        return {"macs": None, "flops": None, "flops_other": None, "cost_source": source}
-    macs, other = cost
-    return {"macs": macs, "flops": 2 * macs, "flops_other": other, "cost_source": source}
+        return {**dict.fromkeys(_COUNTS), "cost_source": "unknown"}
+    integer = integer or cost.integer
+    keys = {
+        "macs": cost.macs,
+        "flops": 0 if integer else 2 * cost.macs,
+        "flops_other": cost.other,
+        "flops_effective": 0 if integer else 2 * (cost.macs - cost.skipped),
+        "int_ops": 2 * cost.macs if integer else 0,
+        "cost_source": source,
+    }
+    return {**keys, "comm_bytes": cost.comm_bytes} if cost.comm_bytes != 0 else keys
+
+
+def _is_integer(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint", "qint", "quint"))
 
 
 def _cost(node: Mapping[str, Any]) -> tuple[Cost | None, str]:
     op, args, outputs = node["op"], node["args"], node["outputs"]
     tags = node.get("tags", ())
+    own = own_cost(op, args, outputs)
+    if own is not None:
+        return own, "user"
     if "view" in tags:
         return Cost(), "class:view"
     formula = _formula(op)
@@ -90,3 +125,18 @@ def _class_cost(
         operand = next((arg for arg in args.values() if isinstance(arg, TensorMeta)), None)
         return Cost(0, operand.numel) if operand is not None else None
     return None
+
+
+# -- composite ops -------------------------------------------------------------------------
+
+
+def _by_decomposition(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """Add up the ops that a composite op is made of, as torch takes it apart."""
+    if graph.source is None:  # loaded from a file: what was counted before stays
+        counted = node.get("cost_source") == "decomposition"
+        return {key: node[key] for key in _KEYS if key in node} if counted else _keys(None)
+    parts = [_by_rule(part) for part in graph.source.decompose(name)]
+    if not parts or any(part["flops"] is None for part in parts):
+        return _keys(None)
+    sums = {key: sum(part[key] for part in parts) for key in _COUNTS}
+    return {**sums, "cost_source": "decomposition"}

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..errors import AtlasError, FormatError
 from ..expressions import parse
-from ..graph import ModelGraph, in_order, inputs_of, totals, validate
+from ..graph import SUMMED, ModelGraph, in_order, inputs_of, totals, validate
 from ..schema import VERSION, Dim, Kind, Module, Phase, TensorMeta, Use
 
 FORMAT = "torchatlas"
@@ -58,15 +58,22 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
     ] = UNSET
     tags: list[str] | UnsetType = UNSET
     writes: list[str] | UnsetType = UNSET
+    storages: list[Number] | UnsetType = UNSET
     subgraphs: list[str] | UnsetType = UNSET
     params: Size | UnsetType = UNSET
     param_bytes: Size | UnsetType = UNSET
     macs: Size | UnsetType | None = UNSET
     flops: Size | UnsetType | None = UNSET
     flops_other: Size | UnsetType | None = UNSET
+    flops_effective: Size | UnsetType | None = UNSET
+    int_ops: Size | UnsetType | None = UNSET
+    comm_bytes: Size | UnsetType = UNSET
     cost_source: str | UnsetType = UNSET
     bytes_read: Size | UnsetType = UNSET
     bytes_written: Size | UnsetType = UNSET
+    first_use: Number | UnsetType = UNSET
+    last_use: Number | UnsetType = UNSET
+    live_bytes: Size | UnsetType = UNSET
     device: str | UnsetType = UNSET
 
 
@@ -101,10 +108,8 @@ class File(Struct, forbid_unknown_fields=True):
     edges: list[Edge]
 
 
-_SIZES = frozenset(
-    {"params", "param_bytes", "macs", "flops", "flops_other", "bytes_read", "bytes_written"}
-)
-_TUPLES = frozenset({"aliases", "tags", "writes", "subgraphs"})
+_SIZES = frozenset({*SUMMED, "live_bytes"})
+_TUPLES = frozenset({"aliases", "tags", "writes", "storages", "subgraphs"})
 
 
 def schema() -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _lines(items: Iterable[bytes]) -> bytes:
 
 def _totals(graph: ModelGraph) -> dict[str, Any]:
     found = totals(graph)
-    sums = {key: _size(getattr(found, key)) for key in sorted(_SIZES)}
+    sums = {key: _size(getattr(found, key)) for key in sorted(SUMMED)}
     return {**sums, "ops": found.ops, "coverage": found.coverage, "unknown": found.unknown}
 
 

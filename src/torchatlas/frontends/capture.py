@@ -33,3 +33,13 @@ class Source:
     placeholders: dict[str, Any]
     model: Any = None
     ids: dict[str, str] = field(default_factory=dict)
+
+    def decompose(self, node: str) -> list[dict[str, Any]]:
+        """Return the ops that torch takes the composite op at `node` apart into.
+
+        Each has the keys of an op node. There are none where the op is no composite, or where
+        torch cannot take it apart on tensors without values.
+        """
+        from .decomposition import decompose
+
+        return decompose(self, node)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any, TextIO, cast
 
 import torch
+from torch._decomp import decomposition_table
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
@@ -169,3 +170,29 @@ def _key_name(key: Any) -> str:
 def trace_before_dispatch(function: Callable[..., Any], *args: Any) -> torch.fx.GraphModule:
     """Record the ops that `function` calls, before autograd and autocast take them apart."""
     return make_fx(function, pre_dispatch=True)(*args)
+
+
+def is_composite(target: Any) -> bool:
+    """Say whether torch has a decomposition of the operator `target` into other operators."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return target._can_decompose() or target in decomposition_table
+
+
+def trace_decomposed(target: Any, args: Any, kwargs: Any) -> torch.fx.GraphModule:
+    """Record what the composite operator `target` runs on fake `args`, one level down."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    modes = [leaf.fake_mode for leaf in leaves if isinstance(leaf, FakeTensor)]
+    rule = decomposition_table.get(target, target)
+
+    def run(*tensors: torch.Tensor) -> Any:
+        given = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            given[place] = tensor
+        inner_args, inner_kwargs = pytree.tree_unflatten(given, spec)
+        found = target.decompose(*inner_args, **inner_kwargs) if rule is target else NotImplemented
+        return rule(*inner_args, **inner_kwargs) if found is NotImplemented else found
+
+    with modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True):
+        return make_fx(run)(*(leaves[place] for place in places))

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from ...schema import Dim, TensorMeta
 
 
 class Cost(NamedTuple):
-    """What an op computes: multiply-adds of its contraction, and operations outside it."""
+    """What an op computes, and what it sends to other devices.
+
+    `macs` are the multiply-adds of its contraction and `other` the operations outside it.
+    `skipped` counts those of the `macs` that a causal or window mask makes needless. An
+    `integer` contraction counts as `int_ops` in place of `flops`, as does every one whose result
+    has an integer data type. `comm_bytes` is the message of a collective.
+
+    >>> Cost(60, 15), Cost(60, integer=True)
+    (Cost(macs=60, other=15), Cost(macs=60, other=0, integer=True))
+    """
 
     macs: Dim = 0
     other: Dim = 0
+    skipped: Dim = 0
+    integer: bool = False
+    comm_bytes: Dim = 0
+
+    def __repr__(self) -> str:
+        defaults = self._field_defaults
+        shown = (
+            f"{name}={value!r}"
+            for name, value in self._asdict().items()
+            if name in ("macs", "other") or value != defaults[name]
+        )
+        return f"Cost({', '.join(shown)})"
 
 
 Formula = Callable[..., Cost | None]
@@ -23,8 +45,6 @@ F = TypeVar("F", bound=Formula)
 
 FORMULAS: dict[str, Formula] = {}
 """Op name, such as ``aten.conv2d``, to its formula."""
-
-_PARAMETERS: dict[Formula, tuple[frozenset[str], frozenset[str]]] = {}
 
 
 def flop_formula(*ops: str) -> Callable[[F], F]:
@@ -41,12 +61,17 @@ def flop_formula(*ops: str) -> Callable[[F], F]:
             if op in FORMULAS:
                 raise ValueError(f"{op} has a formula already: {FORMULAS[op].__name__}")
         FORMULAS.update(dict.fromkeys(ops, formula))
-        parameters = inspect.signature(formula).parameters
-        required = (name for name, p in parameters.items() if p.default is p.empty)
-        _PARAMETERS[formula] = frozenset(parameters), frozenset(required)
         return formula
 
     return register
+
+
+@cache
+def _parameters(formula: Formula) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the arguments that `formula` takes, and of those that it needs."""
+    parameters = inspect.signature(formula).parameters
+    required = (name for name, p in parameters.items() if p.default is p.empty)
+    return frozenset(parameters), frozenset(required)
 
 
 def evaluate(
@@ -57,7 +82,7 @@ def evaluate(
     >>> evaluate(FORMULAS["aten.linear"], {"input": None}, ()) is None
     True
     """
-    accepted, required = _PARAMETERS[formula]
+    accepted, required = _parameters(formula)
     given = {name: arg for name, arg in args.items() if name in accepted}
     if "out" in accepted:
         given["out"] = outputs[0] if outputs else None
