@@ -29,7 +29,7 @@ from torchvision import models
 
 from torchatlas import capture
 from torchatlas.errors import AtlasError
-from torchatlas.graph import totals
+from torchatlas.sums import totals
 
 KINDS = {
     "classification": models,

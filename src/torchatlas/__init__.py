@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .api import capture
     from .errors import AtlasError
     from .exporters import export, load
-    from .graph import ModelGraph, totals, validate
+    from .graph import ModelGraph, validate
+    from .sums import totals
     from .text import summary, to_text
     from .viewing import view
 
@@ -66,7 +67,7 @@ _HOMES = {
     "load": "exporters",
     "summary": "text",
     "to_text": "text",
-    "totals": "graph",
+    "totals": "sums",
     "validate": "graph",
     "view": "viewing",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -312,76 +311,3 @@ def require(graph: _DiGraph, *keys: str) -> None:
                     node=name,
                     hint=f"{writer} writes it: run torchatlas.annotate(graph) first",
                 )
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over a graph. Counts leave out what `unknown` lists: ops for which no rule is known."""
-
-    params: Dim
-    param_bytes: Dim
-    macs: Dim
-    flops: Dim
-    flops_other: Dim
-    flops_effective: Dim
-    int_ops: Dim
-    bytes_read: Dim
-    bytes_written: Dim
-    comm_bytes: Dim
-    ops: int
-    unknown: Mapping[str, int]
-
-    @property
-    def coverage(self) -> float:
-        """Share of ops whose cost is known, 0 to 1; 1 for a graph without ops."""
-        return 1 - sum(self.unknown.values()) / self.ops if self.ops else 1.0
-
-    def __str__(self) -> str:
-        from .text import totals_line
-
-        return totals_line(self)
-
-
-SUMMED = (
-    "params",
-    "param_bytes",
-    "macs",
-    "flops",
-    "flops_other",
-    "flops_effective",
-    "int_ops",
-    "bytes_read",
-    "bytes_written",
-    "comm_bytes",
-)
-"""The keys that `totals` adds up."""
-
-
-def totals(graph: _DiGraph) -> Totals:
-    """Sum costs over the nodes of `graph`; a tied parameter is one node and counts once."""
-    terms: dict[str, list[Dim]] = {key: [] for key in SUMMED}
-    unknown: Counter[str] = Counter()
-    ops = 0
-    for _, node in in_order(graph):
-        if node["kind"] == "op":
-            ops += 1
-            if node.get("flops") is None:
-                unknown[node["op"]] += 1
-        for key in SUMMED:
-            value = node.get(key)
-            if value is not None:
-                terms[key].append(value)
-    sums: Any = {key: _sum(values) for key, values in terms.items()}
-    return Totals(**sums, ops=ops, unknown=dict(unknown))
-
-
-def _sum(terms: Sequence[Dim]) -> Dim:
-    """Add up counts; symbolic ones all at once, which is many times faster than one by one."""
-    numbers = sum(term for term in terms if isinstance(term, int))
-    symbolic = [term for term in terms if not isinstance(term, int)]
-    if not symbolic:
-        return numbers
-    import sympy
-
-    total = sympy.Add(numbers, *symbolic)
-    return int(total) if total.is_Integer else total

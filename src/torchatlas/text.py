@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .graph import ModelGraph, Totals, in_order, inputs_of, totals
+from .graph import ModelGraph, in_order, inputs_of
 from .names import path_to_id
 from .schema import Dim, TensorMeta
+from .sums import Totals, totals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

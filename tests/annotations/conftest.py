@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import torchatlas as ta
-from torchatlas.graph import Totals, op_nodes, totals
+from torchatlas.graph import op_nodes
+from torchatlas.sums import Totals, totals
 
 
 class Function(nn.Module):

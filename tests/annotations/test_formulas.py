@@ -13,7 +13,8 @@ import torch
 from torchatlas.annotations import annotate
 from torchatlas.annotations.formulas import FORMULAS, Cost, classes, evaluate, flop_formula
 from torchatlas.annotations.formulas.classes import named_class
-from torchatlas.graph import build, totals
+from torchatlas.graph import build
+from torchatlas.sums import totals
 from torchatlas.records import OpRecord
 from torchatlas.schema import TensorMeta
 from torchatlas.schema import TensorMeta as T

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..graph import ModelGraph, in_order, totals
+from ..graph import ModelGraph, in_order
 from ..names import UniqueNames, op_leaf
 from ..schema import NODE_FIELDS, Module, TensorMeta, Use, is_dim
+from ..sums import totals
 from ..text import number
 from .dot_quoting import quote, quote_name, quote_names, record
 from .families import COLOURS, family

@@ -11,8 +11,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..errors import AtlasError, FormatError
 from ..expressions import parse
-from ..graph import SUMMED, ModelGraph, in_order, inputs_of, totals, validate
+from ..graph import ModelGraph, in_order, inputs_of, validate
 from ..schema import VERSION, Dim, Kind, Module, Phase, TensorMeta, Use
+from ..sums import SUMMED, totals
 
 FORMAT = "torchatlas"
 _LARGEST = 2**63 - 1

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from ..graph import ModelGraph, inputs_of, totals
+from ..graph import ModelGraph, inputs_of
 from ..schema import NODE_FIELDS, TensorMeta
+from ..sums import totals
 
 LEADING = ("op", "flops", "macs", "params", "module", "module_type", "shape", "dtype", "device")
 """Keys that come first, because viewers keep the order and people read from the top."""
