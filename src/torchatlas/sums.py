@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .graph import in_order
+from .memory import Peak, peak
 from .schema import Dim
 
 if TYPE_CHECKING:
@@ -32,6 +33,21 @@ class Totals:
     comm_bytes: Dim
     ops: int
     unknown: Mapping[str, int]
+    peak: Peak | None = None
+    """The node at which the most memory is in use, and for what; None without `live_bytes`."""
+
+    @property
+    def peak_bytes(self) -> Dim | None:
+        """Bytes that a run needs at once: parameters, inputs, and what is computed."""
+        return None if self.peak is None else self.peak.nbytes
+
+    @property
+    def intensity(self) -> float | None:
+        """Arithmetic intensity in operations per byte moved; None where a size is symbolic."""
+        done = self.flops + self.flops_other + self.int_ops
+        moved = self.bytes_read + self.bytes_written
+        known = isinstance(done, int) and isinstance(moved, int) and moved > 0
+        return done / moved if known else None
 
     @property
     def coverage(self) -> float:
@@ -74,7 +90,7 @@ def totals(graph: _DiGraph) -> Totals:
             if value is not None:
                 terms[key].append(value)
     sums: Any = {key: add_up(values) for key, values in terms.items()}
-    return Totals(**sums, ops=ops, unknown=dict(unknown))
+    return Totals(**sums, ops=ops, unknown=dict(unknown), peak=peak(graph))
 
 
 def add_up(terms: Sequence[Dim]) -> Dim:

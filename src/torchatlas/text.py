@@ -98,13 +98,13 @@ def to_text(graph: ModelGraph) -> str:
 def _line(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> str:
     refs = inputs_of(graph, name)
     args = ", ".join(f"{k}={_arg(graph, v, k, refs)}" for k, v in node["args"].items())
-    after = [
-        source
+    after = sorted(
+        (graph.nodes[source]["index"], source)
         for source, _, edge in graph.in_edges(name, data=True)
         if any(use.output is None for use in edge["uses"])
-    ]
+    )
     what = node["op"] or node["kind"]
-    tail = f" after {', '.join(after)}" if after else ""
+    tail = f" after {', '.join(source for _, source in after)}" if after else ""
     made = ", ".join(str(out) for out in node["outputs"])
     aliases = f" alias {', '.join(node['aliases'])}" if "aliases" in node else ""
     return f"{name} = {what}({args}){aliases}{f' -> {made}' if made else ''}{tail}"

@@ -8,12 +8,19 @@ from ..errors import GraphError
 from ..graph import ModelGraph, op_nodes
 from .flops import flops
 from .formulas import Cost
+from .liveness import liveness
 from .own_formulas import flop_formula
 from .params import params
 from .placement import placement
 from .traffic import traffic
 
-DEFAULT: tuple[Callable[[ModelGraph], None], ...] = (placement, params, flops, traffic)
+DEFAULT: tuple[Callable[[ModelGraph], None], ...] = (
+    placement,
+    params,
+    flops,
+    traffic,
+    liveness,
+)
 """What `annotate` runs, in order."""
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "annotate",
     "flop_formula",
     "flops",
+    "liveness",
     "params",
     "placement",
     "traffic",

@@ -147,6 +147,7 @@ def _lines(items: Iterable[bytes]) -> bytes:
 def _totals(graph: ModelGraph) -> dict[str, Any]:
     found = totals(graph)
     sums = {key: _size(getattr(found, key)) for key in sorted(SUMMED)}
+    sums["peak_bytes"] = _size(found.peak_bytes)
     return {**sums, "ops": found.ops, "coverage": found.coverage, "unknown": found.unknown}
 
 

@@ -17,10 +17,18 @@ from .metadata import OpInfo
 from .noise import is_noise
 
 UNDECLARED_WRITES = {
-    "aten.batch_norm": ("training", ("running_mean", "running_var")),
+    **dict.fromkeys(
+        (
+            "aten.batch_norm",
+            "aten.cudnn_batch_norm",
+            "aten.miopen_batch_norm",
+            "aten.native_batch_norm",
+        ),
+        ("training", ("running_mean", "running_var")),
+    ),
     "aten.instance_norm": ("use_input_stats", ("running_mean", "running_var")),
 }
-"""Composite ops that write statistics in place, although their schema does not say so."""
+"""Ops that write statistics in place, although their schema does not say so."""
 
 
 RESHAPES = frozenset(
@@ -107,6 +115,7 @@ class Recorder:
                 aliases=aliases,
                 outputs=() if meta is None else (meta,),
                 storages=() if meta is None else (self._storage(value),),
+                phase=node.meta.get("phase", "forward"),
             )
         )
         self.bind(node, Value(key) if meta is not None else metadata.literal(value))
@@ -127,9 +136,9 @@ class Recorder:
             )
         )
 
-    def output(self, key: str, path: tuple[str, ...], returned: Any) -> None:
-        """Record one leaf of what the model returns; `path` leads to it."""
-        target = "/".join(("output", *(part.replace("/", "%2F") for part in path)))
+    def output(self, key: str, path: tuple[str, ...], returned: Any, root: str = "output") -> None:
+        """Record one leaf of what the model returns; `path` leads to it from `root`."""
+        target = "/".join((root, *(part.replace("/", "%2F") for part in path)))
         args: dict[str, RecordArg] = {"value": self.argument(returned)}
         self.add(OpRecord(key=key, kind="output", target=target, args=args))
 
@@ -180,6 +189,7 @@ class Recorder:
                 tags=tags,
                 stack=self.stack(node),
                 source=metadata.source_line(node.meta.get("stack_trace")),
+                phase=node.meta.get("phase", "forward"),
             )
         )
         positions = iter(range(len(outputs)))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import sympy
@@ -68,18 +69,23 @@ def dim(size: Any) -> Dim:
     """Return a size as a number, or as a sympy expression where it is symbolic."""
     if isinstance(size, int):
         return size
-    return _plain(size.node.expr)
+    return plain(size.node.expr)
 
 
 @lru_cache(maxsize=65536)
-def _plain(expr: sympy.Expr) -> Dim:
-    """Return torch's expression in sympy's own functions, over plain positive integer symbols."""
+def plain(expr: Any) -> Any:
+    """Return torch's expression in sympy's own functions, over plain positive integer symbols.
+
+    A size comes back as an int or an expression, a condition as a sympy relation.
+    """
     if expr.is_Integer:
         return int(expr)
-    plain = expr.xreplace({s: symbol(s.name) for s in expr.free_symbols})
+    found = expr.xreplace({s: symbol(s.name) for s in expr.free_symbols})
     for name, change in _TORCH_FUNCTIONS.items():
-        plain = plain.replace(lambda e, n=name: type(e).__name__ == n, change)
-    return plain
+        found = found.replace(lambda e, n=name: type(e).__name__ == n, change)
+    if found.has(sympy.Float):  # h * 2.0, as interpolation computes it
+        found = sympy.nsimplify(found, rational=True)
+    return int(found) if found.is_Integer else found
 
 
 _TORCH_FUNCTIONS: dict[str, Callable[[sympy.Expr], sympy.Expr]] = {
@@ -87,6 +93,13 @@ _TORCH_FUNCTIONS: dict[str, Callable[[sympy.Expr], sympy.Expr]] = {
     "CleanDiv": lambda e: sympy.floor(e.args[0] / e.args[1]),
     "Mod": lambda e: sympy.Mod(*e.args),
     "PythonMod": lambda e: sympy.Mod(*e.args),
+    "ToFloat": lambda e: e.args[0],
+    "IntTrueDiv": lambda e: e.args[0] / e.args[1],
+    "FloatTrueDiv": lambda e: e.args[0] / e.args[1],
+    "PowByNatural": lambda e: e.args[0] ** e.args[1],
+    "TruncToInt": lambda e: sympy.floor(e.args[0]),
+    "FloorToInt": lambda e: sympy.floor(e.args[0]),
+    "CeilToInt": lambda e: sympy.ceiling(e.args[0]),
     "Max": lambda e: sympy.Max(*e.args),
     "Min": lambda e: sympy.Min(*e.args),
 }
@@ -259,6 +272,17 @@ def raising_line(error: BaseException) -> str:
         standard = name.startswith(_STANDARD) and "site-packages" not in name
         if not (standard or name.startswith((_TORCH, _OURS, "<"))):
             return f"{_relative(name)}:{frame.lineno}"
+    return ""
+
+
+def calling_line() -> str:
+    """Return the innermost line of code outside torch that is running, as a traceback has it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_TORCH, _OURS, "<")):
+            return f'File "{name}", line {frame.f_lineno}'
+        frame = frame.f_back
     return ""
 
 
