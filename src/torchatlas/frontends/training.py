@@ -110,7 +110,7 @@ class _Step:
         with tracer, tracer.modules(), torch.enable_grad():
             positional, named = self.args
             outputs = torch.func.functional_call(self.model, self.fakes, positional, named)
-            error = (loss or _default_loss)(outputs)
+            error = (loss or default_loss)(outputs)
             self._return_outputs(outputs, error)
             tracer.phase = "backward"
             with _multithreading_off():
@@ -170,7 +170,8 @@ def _describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _default_loss(outputs: Any) -> torch.Tensor:
+def default_loss(outputs: Any) -> torch.Tensor:
+    """Return the loss that `outputs` names, or else the sum of all that asks for a gradient."""
     own = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     if isinstance(own, torch.Tensor):
         return own
