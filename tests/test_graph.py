@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import copy
 import pickle
 
@@ -123,7 +124,8 @@ def test_copy_subgraph_relabel_and_pickle(captured):
     assert isinstance(renamed, ta.ModelGraph)
     ta.validate(renamed)
     assert inputs_of(renamed, "norm/batch_norm")["input"] == ("first", 0)
-    assert ta.totals(renamed) == ta.totals(graph)
+    assert ta.totals(renamed).peak_bytes == ta.totals(graph).peak_bytes
+    assert replace(ta.totals(renamed), peak=None) == replace(ta.totals(graph), peak=None)
 
     for again in (pickle.loads(pickle.dumps(graph)), copy.copy(graph)):
         assert isinstance(again, ta.ModelGraph) and nx.utils.graphs_equal(graph, again)

@@ -9,7 +9,7 @@ from torch import nn
 import torchatlas as ta
 from peak_memory import captured, tracked
 from torchatlas.graph import op_nodes
-from torchatlas.memory import memory_at, storages
+from torchatlas.memory import lifetimes, memory_at
 from torchatlas.sums import totals
 
 KB = 1024  # bytes of a float32[16, 16]
@@ -52,7 +52,7 @@ def test_a_view_keeps_its_base_and_takes_nothing():
 def test_an_op_in_place_reuses_its_operand():
     graph = ta.capture(lambda x: x.exp().sin_().cos_(), square())
     assert set(live(graph).values()) == {2}
-    assert len(storages(graph)) == 2
+    assert len(lifetimes(graph).storages) == 2
 
 
 def test_what_the_model_returns_stays():

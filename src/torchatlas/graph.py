@@ -76,7 +76,7 @@ class ModelGraph(_DiGraph):
 
 def in_order(graph: _DiGraph) -> list[tuple[str, dict[str, Any]]]:
     """Return the nodes with their keys in the order of execution."""
-    nodes = [(name, graph.nodes[name]) for name in graph]
+    nodes: Any = graph.nodes(data=True)
     return sorted(nodes, key=lambda node: node[1]["index"])
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 from .graph import in_order
@@ -41,11 +40,22 @@ class Storage:
     nbytes: Dim
     first: int
     last: int
+    held: bool
+    """Whether it is there before anything runs: the caller's."""
     nodes: list[str] = field(default_factory=list)
 
 
-def storages(graph: _DiGraph) -> list[Storage]:
-    """Return every storage of `graph` in the order in which they are set aside.
+@dataclass(slots=True)
+class Lifetimes:
+    """The storages of a graph, its nodes in order, and the index of each node's first reader."""
+
+    nodes: list[tuple[str, dict[str, Any]]]
+    storages: list[Storage]
+    first_use: dict[str, int]
+
+
+def lifetimes(graph: _DiGraph) -> Lifetimes:
+    """Say how long every storage of `graph` is needed.
 
     A view lies in its base's storage and an op in place in its operand's. What the caller holds
     (parameters, buffers, inputs, optimizer state) and what the model returns stays to the end.
@@ -58,24 +68,45 @@ def storages(graph: _DiGraph) -> list[Storage]:
     nodes = in_order(graph)
     end = nodes[-1][1]["index"] if nodes else 0
     calls = _calls(nodes)
+    first_use: dict[str, int] = {}
+    into: Any = graph._pred  # type: ignore[attr-defined]  # `pred` makes a view at each look
     for name, node in nodes:
-        index = node["index"]
-        owned[name] = numbers = _numbers(name, node)
-        for number, meta in zip(numbers, node["outputs"], strict=True):
-            size = 0 if meta is None else _extent(meta)
-            if number not in found:
-                held = node["kind"] != "op"
-                found[number] = Storage(name, _purpose(node), size, index, end if held else index)
-            elif isinstance(size, int) and isinstance(found[number].nbytes, int):
-                found[number].nbytes = max(found[number].nbytes, size)
-            found[number].nodes.append(name)
-        for number in _read(graph, name, owned):
-            storage = found[number]
-            needed = _returns(calls.get(name, ()), calls.get(storage.node, ()), index)
-            storage.last = max(storage.last, end if node["kind"] == "output" else needed)
-            if storage.purpose == "activations" and _holds_gradient(node):
-                storage.purpose = "gradients"
-    return list(found.values())
+        index, kind, outputs = node["index"], node["kind"], node["outputs"]
+        # A graph that somebody made by hand may not say what shares memory: then nothing does.
+        numbers = node.get("storages") or tuple((name, i) for i in range(len(outputs)))
+        owned[name] = numbers
+        for number, meta in zip(numbers, outputs, strict=True):
+            storage = found.get(number)
+            if storage is None:
+                last = index if kind == "op" else end
+                size = 0 if meta is None else _extent(meta)
+                found[number] = storage = Storage(
+                    name, _purpose(node), size, index, last, kind != "op"
+                )
+            elif meta is not None and type(storage.nbytes) is int:
+                size = _extent(meta)
+                if type(size) is int and size > storage.nbytes:
+                    storage.nbytes = size
+            storage.nodes.append(name)
+        around = calls.get(name, ())
+        for source, edge in into[name].items():
+            for use in edge["uses"]:
+                if use.output is None:
+                    continue
+                first_use.setdefault(source, index)
+                storage = found[owned[source][use.output]]
+                if kind == "output":
+                    storage.last = end
+                    if storage.purpose == "activations" and _holds_gradient(node):
+                        storage.purpose = "gradients"
+                elif storage.last < end:
+                    needed = _returns(around, calls.get(storage.node, ()), index)
+                    storage.last = max(storage.last, needed)
+    return Lifetimes(nodes, list(found.values()), first_use)
+
+
+def _holds_gradient(node: Mapping[str, Any]) -> bool:
+    return str(node.get("target", "")).startswith(GRADIENT)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,14 +121,20 @@ def _calls(nodes: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, tuple[_Call
     """Return the module calls around every forward op, from the root inwards."""
     around: dict[str, tuple[_Call, ...]] = {}
     running: tuple[_Call, ...] = ()
+    before: Any = None
     for name, node in nodes:
         if node["kind"] != "op" or node.get("phase", "forward") != "forward":
             continue
-        paths = [module.path for module in node.get("module_stack", ())]
-        same = 0
-        while same < min(len(paths), len(running)) and running[same].path == paths[same]:
-            same += 1
-        running = around[name] = (*running[:same], *map(_Call, paths[same:]))
+        stack = node.get("module_stack", ())
+        if stack is not before:
+            before = stack
+            same = 0
+            for module, call in zip(stack, running, strict=False):
+                if module.path != call.path:
+                    break
+                same += 1
+            running = (*running[:same], *(_Call(module.path) for module in stack[same:]))
+        around[name] = running
         for call in running:
             call.end = node["index"]
     return around
@@ -105,28 +142,12 @@ def _calls(nodes: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, tuple[_Call
 
 def _returns(reader: Sequence[_Call], maker: Sequence[_Call], index: int) -> int:
     """Return when the outermost call of a reader returns that its operand was passed into."""
-    for inner, outer in zip_longest(reader, maker):
-        if inner is None:
-            break
-        if inner is not outer:
-            return max(index, inner.end)
+    if reader is maker or not reader:
+        return index
+    for depth, call in enumerate(reader):
+        if depth >= len(maker) or call is not maker[depth]:
+            return max(index, call.end)
     return index
-
-
-def _numbers(name: str, node: Mapping[str, Any]) -> tuple[Any, ...]:
-    # A graph that somebody made by hand may not say what shares memory: then nothing does.
-    return tuple(node.get("storages") or ((name, i) for i in range(len(node["outputs"]))))
-
-
-def _holds_gradient(node: Mapping[str, Any]) -> bool:
-    return node["kind"] == "output" and str(node.get("target", "")).startswith(GRADIENT)
-
-
-def _read(graph: _DiGraph, name: str, owned: Mapping[str, tuple[Any, ...]]) -> Iterable[Any]:
-    for source, _, edge in graph.in_edges(name, data=True):
-        for use in edge["uses"]:
-            if use.output is not None:
-                yield owned[source][use.output]
 
 
 def _purpose(node: Mapping[str, Any]) -> Purpose:
@@ -155,26 +176,21 @@ def _extent(meta: TensorMeta) -> Dim:
     return TensorMeta((reach,), meta.dtype).nbytes
 
 
-def timeline(graph: _DiGraph, found: Sequence[Storage]) -> dict[str, Dim]:
-    """Return, for every node, the bytes in use while it runs, in the order of execution."""
-    nodes = in_order(graph)
-    starting, ending = dict[int, list[Dim]](), dict[int, list[Dim]]()
+def timeline(found: Lifetimes) -> Iterator[tuple[str, Dim]]:
+    """Yield every node in the order of execution with the bytes in use while it runs."""
+    change: dict[int, Dim] = {}
     held: Dim = 0
-    for storage in found:
-        if graph.nodes[storage.node]["kind"] != "op":  # there before anything runs
+    for storage in found.storages:
+        if storage.held:
             held += storage.nbytes
         else:
-            starting.setdefault(storage.first, []).append(storage.nbytes)
-            ending.setdefault(storage.last, []).append(storage.nbytes)
-    live: dict[str, Dim] = {}
-    for name, node in nodes:
-        index = node["index"]
-        for size in starting.get(index, ()):
-            held += size
-        live[name] = held
-        for size in ending.get(index, ()):
-            held -= size
-    return live
+            change[storage.first] = change.get(storage.first, 0) + storage.nbytes
+            change[storage.last + 1] = change.get(storage.last + 1, 0) - storage.nbytes
+    times = sorted(change, reverse=True)
+    for name, node in found.nodes:
+        while times and times[-1] <= node["index"]:
+            held += change[times.pop()]
+        yield name, held
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +207,7 @@ class Peak:
     alive: Mapping[str, Dim]
 
 
-def memory_at(graph: _DiGraph, node: str, found: Sequence[Storage] | None = None) -> Peak:
+def memory_at(graph: _DiGraph, node: str) -> Peak:
     """Say what is alive while `node` runs.
 
     >>> import torch, torchatlas as ta
@@ -202,9 +218,9 @@ def memory_at(graph: _DiGraph, node: str, found: Sequence[Storage] | None = None
     index = graph.nodes[node]["index"]
     split: dict[Purpose, Dim] = dict.fromkeys(PURPOSES, 0)
     alive: dict[str, Dim] = {}
-    for storage in storages(graph) if found is None else found:
-        from_start = graph.nodes[storage.node]["kind"] != "op"
-        if (from_start or storage.first <= index) and index <= storage.last and storage.nbytes != 0:
+    for storage in lifetimes(graph).storages:
+        begun = storage.held or storage.first <= index
+        if begun and index <= storage.last and storage.nbytes != 0:
             split[storage.purpose] += storage.nbytes
             alive[storage.node] = alive.get(storage.node, 0) + storage.nbytes
     if all(isinstance(size, int) for size in alive.values()):
