@@ -126,6 +126,19 @@ def test_split_over_devices(run):
     assert sent[0][1].startswith("layer2/1/")
 
 
+def test_training_step(run):
+    printed = run("training_step.py", "2")
+    work = dict(re.findall(r"^(\w+) +([\d.]+) GFLOP$", printed, re.MULTILINE))
+    assert list(work) == ["forward", "backward", "optimizer"]
+    # Every convolution costs twice its forward pass again, but for the gradient of the image.
+    assert 1.9 < float(work["backward"]) / float(work["forward"]) < 2
+    sizes = dict(re.findall(r"^  (\w+) +([\d.]+) MB$", printed, re.MULTILINE))
+    assert sizes["parameters"] == "46.8"  # 11,689,512 of 4 bytes
+    assert sizes["optimizer"] == "93.5"  # two moments of each
+    saved = re.findall(r"^  (\S+): [\d.]+ MB$", printed, re.MULTILINE)
+    assert {"bn1/native_batch_norm", "conv1/convolution"} <= set(saved)
+
+
 class Fan(nn.Module):
     """Three layers read the narrow tensor, and a second input goes straight to the end."""
 

@@ -31,7 +31,7 @@ GRADIENT = "gradient/"
 class Storage:
     """A piece of memory: the tensors that share it, and how long it is needed.
 
-    `node` is the one that sets it aside and `nodes` are all that lie in it; `first` and `last`
+    `node` is the one that sets it aside and `tensors` are the outputs in it; `first` and `last`
     are the indices of the one that sets it aside and of the last one that needs it.
     """
 
@@ -42,7 +42,7 @@ class Storage:
     last: int
     held: bool
     """Whether it is there before anything runs: the caller's."""
-    nodes: list[str] = field(default_factory=list)
+    tensors: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
         # A graph that somebody made by hand may not say what shares memory: then nothing does.
         numbers = node.get("storages") or tuple((name, i) for i in range(len(outputs)))
         owned[name] = numbers
-        for number, meta in zip(numbers, outputs, strict=True):
+        for position, (number, meta) in enumerate(zip(numbers, outputs, strict=True)):
             storage = found.get(number)
             if storage is None:
                 last = index if kind == "op" else end
@@ -87,7 +87,7 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
                 size = _extent(meta)
                 if type(size) is int and size > storage.nbytes:
                     storage.nbytes = size
-            storage.nodes.append(name)
+            storage.tensors.append((name, position))
         around = calls.get(name, ())
         for source, edge in into[name].items():
             for use in edge["uses"]:
@@ -264,3 +264,30 @@ def _never_less(one: Dim, other: Dim) -> bool:
 
     terms = sympy.Add.make_args(sympy.expand(one - other))
     return all(term.is_nonnegative for term in terms)
+
+
+def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:
+    """Return what a training step keeps from its forward pass for its backward pass.
+
+    The nodes that set the memory aside, with their bytes: activations only, not what the caller
+    holds anyway.
+
+    >>> import torch, torchatlas as ta
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Sigmoid())
+    >>> saved_for_backward(ta.capture(model, torch.zeros(2, 8), mode="training"))
+    {'1/sigmoid': 32}
+    """
+    read = {
+        (source, use.output)
+        for source, target, edge in graph.edges(data=True)
+        if graph.nodes[target].get("phase") == "backward"
+        # The gradient of the loss is a one of its shape: the loss itself is not read.
+        if graph.nodes[target]["op"] != "aten.ones_like"
+        for use in edge["uses"]
+    }
+    saved: dict[str, Dim] = {}
+    for storage in lifetimes(graph).storages:
+        forward = graph.nodes[storage.node].get("phase") == "forward"
+        if forward and not storage.held and not read.isdisjoint(storage.tensors):
+            saved[storage.node] = saved.get(storage.node, 0) + storage.nbytes
+    return saved

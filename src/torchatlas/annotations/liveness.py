@@ -19,7 +19,7 @@ def liveness(graph: ModelGraph) -> None:
     found = lifetimes(graph)
     last_use: dict[str, int] = {}
     for storage in found.storages:
-        for name in storage.nodes:
+        for name, _ in storage.tensors:
             last_use[name] = max(last_use.get(name, 0), storage.last)
     for name, live in timeline(found):
         node = graph.nodes[name]
