@@ -6,7 +6,8 @@ called (the ops before dispatch, as in an exported graph), and as it is executed
 pass where it has one (the ops below autograd, as in a training graph). Both graphs are built and
 annotated. Wanted are no op without a rule, no exception, and no count that is not a non-negative
 integer; a symbolic count (of an op whose result's size depends on values) is to be one for every
-size. Samples that torch itself cannot run without values are left out, and listed.
+size. Samples that torch itself cannot run without values are left out, and listed; products of
+sparse matrices, whose cost no shape tells, stay unknown on purpose, and are listed too.
 
 Besides the samples in float32 (or the first data type that an operator has) a few are run in
 complex64 and int64.
@@ -18,6 +19,9 @@ complex64 and int64.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
+import itertools
 import platform
 import sys
 import time
@@ -50,6 +54,23 @@ EXTRA_SAMPLES = 3
 
 BEFORE, AFTER = "as called", "as executed"
 
+UNTOLD = frozenset(
+    f"aten.{name}"
+    for name in (
+        "_sparse_addmm",
+        "_sparse_mm",
+        "_sparse_mm_reduce_impl",
+        "_sparse_mm_reduce_impl_backward",
+        "_sparse_sparse_matmul",
+        "hspmm",
+        "smm",
+        "sparse_sampled_addmm",
+        "sspaddmm",
+    )
+)
+"""Products of sparse matrices: what they cost depends on how many elements are stored, which no
+shape tells, so they are left unknown on purpose."""
+
 
 @dataclass
 class Report:
@@ -63,6 +84,8 @@ class Report:
     """Samples whose backward pass torch cannot run without values; their forward pass counts."""
     unknown: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Ops without a rule: when, the op, the operator of the database."""
+    untold: Counter[str] = field(default_factory=Counter)
+    """Ops of `UNTOLD`."""
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Exceptions that torchatlas raised, by operator."""
     wrong: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -77,8 +100,9 @@ class Report:
         self.samples += other.samples
         self.operators |= other.operators
         self.ops |= other.ops
-        for name in ("unsupported", "without_backward", "unknown", "errors", "wrong", "sources"):
-            getattr(self, name).update(getattr(other, name))
+        for name, found in vars(other).items():
+            if isinstance(found, Counter):
+                getattr(self, name).update(found)
 
     @property
     def clean(self) -> bool:
@@ -96,6 +120,8 @@ class Call:
     mode: torch_api.FakeTensorMode
     function: Callable[..., Any]
     tensors: list[torch.Tensor]
+    wanted: list[bool]
+    """For each tensor, whether the sample asks for its gradient."""
 
 
 def prepare(operator: Any, sample: Any) -> Call:
@@ -115,18 +141,18 @@ def prepare(operator: Any, sample: Any) -> Call:
         return [leaf for leaf in torch_api.tree_leaves(found) if leaf is not None]
 
     tensors = [mode.from_tensor(leaves[place].detach(), static_shapes=True) for place in places]
-    return Call(mode, function, tensors)
+    return Call(mode, function, tensors, [leaves[place].requires_grad for place in places])
 
 
-def with_backward(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that also takes the gradients of the sum of what `function` returns."""
+def with_backward(call: Call) -> Callable[..., Any]:
+    """Return a function that also takes the gradients of the sum of what `call` returns."""
 
     def both(*tensors: torch.Tensor) -> Any:
         leaves = [
-            t.detach().requires_grad_() if t.is_floating_point() or t.is_complex() else t
-            for t in tensors
+            t.detach().requires_grad_() if wanted else t
+            for t, wanted in zip(tensors, call.wanted, strict=True)
         ]
-        results = [out for out in function(*leaves) if isinstance(out, torch.Tensor)]
+        results = [out for out in call.function(*leaves) if isinstance(out, torch.Tensor)]
         wanted = [t for t in leaves if t.requires_grad]
         reached = [out for out in results if out.requires_grad]
         grads = torch.autograd.grad(
@@ -140,13 +166,13 @@ def with_backward(function: Callable[..., Any]) -> Callable[..., Any]:
 def graph_of(call: Call, function: Callable[..., Any], *, dispatched: bool) -> ModelGraph:
     """Trace `function` on the tensors of `call` and return its graph, not yet annotated.
 
-    Errors of torch come as `Unsupported`, all others as they are.
+    Errors of torch come as `UnsupportedError`, all others as they are.
     """
     try:
         with torch_api.quiet(), call.mode:
             program = make_fx(function, pre_dispatch=not dispatched)(*call.tensors)
     except Exception as error:
-        raise Unsupported(reason(error)) from error
+        raise UnsupportedError(reason(error)) from error
     recorder = Recorder()
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -158,7 +184,7 @@ def graph_of(call: Call, function: Callable[..., Any], *, dispatched: bool) -> M
     return graph
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """Torch cannot run a sample on tensors without values."""
 
 
@@ -176,13 +202,24 @@ def samples(operator: Any, dtype: torch.dtype) -> Iterator[Any]:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield from operator.sample_inputs("cpu", dtype, requires_grad=False)
+        yield from operator.sample_inputs(
+            "cpu", dtype, requires_grad=_differentiable(operator, dtype)
+        )
 
 
-def main_dtype(operator: Any) -> torch.dtype:
-    """Return float32, or the first data type that `operator` has on a CPU."""
+def _differentiable(operator: Any, dtype: torch.dtype) -> bool:
+    return operator.supports_autograd and dtype in operator.supported_backward_dtypes("cpu")
+
+
+def plan(operator: Any, limit: int | None) -> list[tuple[torch.dtype, int | None]]:
+    """Return the data types to try and how many samples of each: float32 or the first, and two."""
     supported = sorted(operator.supported_dtypes("cpu"), key=str)
-    return torch.float32 if torch.float32 in supported else supported[0]
+    if not supported:
+        return []
+    first = torch.float32 if torch.float32 in supported else supported[0]
+    others = (dtype for dtype in EXTRA_DTYPES if dtype in supported and dtype != first)
+    fewer = EXTRA_SAMPLES if limit is None else min(limit, EXTRA_SAMPLES)
+    return [(first, limit), *((dtype, fewer) for dtype in others)]
 
 
 def title(operator: Any) -> str:
@@ -190,29 +227,44 @@ def title(operator: Any) -> str:
     return f"{operator.name}.{operator.variant_test_name}".rstrip(".")
 
 
-def check(operator: Any, *, limit: int | None = None, extra: bool = True) -> Report:
-    """Count `operator` on its samples, at most `limit` for each data type."""
+def check(operator: Any, limit: int | None = None) -> Report:
+    """Count `operator` on its samples, at most `limit` of the first data type."""
     report = Report()
-    first = main_dtype(operator)
-    plan = [(first, limit)]
-    if extra:
-        supported = operator.supported_dtypes("cpu")
-        plan += [(d, EXTRA_SAMPLES) for d in EXTRA_DTYPES if d in supported and d != first]
-    for dtype, most in plan:
-        for number, sample in enumerate(samples(operator, dtype)):
-            if most is not None and number >= most:
-                break
-            check_sample(operator, sample, dtype, report)
+    planned = plan(operator, limit)
+    if not planned:
+        report.unsupported[title(operator), "no data type on a CPU"] += 1
+    for dtype, most in planned:
+        try:
+            chosen = list(itertools.islice(samples(operator, dtype), most))
+        except Exception as error:  # torch cannot make the samples
+            report.unsupported[title(operator), f"no samples: {reason(error)}"] += 1
+            continue
+        for sample in chosen:
+            with _without_collection():
+                check_sample(operator, sample, report)
     return report
 
 
-def check_sample(operator: Any, sample: Any, dtype: torch.dtype, report: Report) -> None:
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from ending torch's half-read sample generators while a call is traced.
+
+    They hold a ``no_grad``, and leaving that would be recorded.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def check_sample(operator: Any, sample: Any, report: Report) -> None:
     """Record, build and annotate one sample twice, and add what was found to `report`."""
     name = title(operator)
     try:
         call = prepare(operator, sample)
         count(graph_of(call, call.function, dispatched=False), BEFORE, name, report)
-    except Unsupported as error:
+    except UnsupportedError as error:
         report.unsupported[name, str(error)] += 1
         return
     except Exception as error:
@@ -221,22 +273,22 @@ def check_sample(operator: Any, sample: Any, dtype: torch.dtype, report: Report)
     report.samples += 1
     report.operators.add(name)
     try:
-        count(executed(operator, sample, dtype, report), AFTER, name, report)
-    except Unsupported as error:
+        count(executed(operator, sample, report), AFTER, name, report)
+    except UnsupportedError as error:
         report.unsupported[name, f"{AFTER}: {error}"] += 1
     except Exception as error:
         report.errors[name, place(error)] += 1
 
 
-def executed(operator: Any, sample: Any, dtype: torch.dtype, report: Report) -> ModelGraph:
+def executed(operator: Any, sample: Any, report: Report) -> ModelGraph:
     """Return the graph of the ops below autograd, with the backward pass where there is one."""
-    if operator.supports_autograd and dtype in operator.supported_backward_dtypes("cpu"):
-        call = prepare(operator, sample)
-        try:
-            return graph_of(call, with_backward(call.function), dispatched=True)
-        except Unsupported as error:
-            report.without_backward[title(operator), str(error)] += 1
     call = prepare(operator, sample)
+    if any(call.wanted):
+        try:
+            return graph_of(call, with_backward(call), dispatched=True)
+        except UnsupportedError as error:
+            report.without_backward[title(operator), str(error)] += 1
+            call = prepare(operator, sample)
     return graph_of(call, call.function, dispatched=True)
 
 
@@ -248,7 +300,10 @@ def count(graph: ModelGraph, when: str, operator: str, report: Report) -> None:
         report.ops.add((when, op))
         report.sources[when, node["cost_source"]] += 1
         if node["flops"] is None:
-            report.unknown[when, op, operator] += 1
+            if op in UNTOLD:
+                report.untold[op] += 1
+            else:
+                report.unknown[when, op, operator] += 1
             continue
         for key in COUNTS:
             if not is_count(node[key]):
@@ -283,7 +338,7 @@ def check_at(index: int, limit: int | None) -> Report:
     """Check one operator by its place in the database (which a worker process has too)."""
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    report = check(op_db[index], limit=limit)
+    report = check(op_db[index], limit)
     taken = time.perf_counter() - begin
     if taken > SLOW:
         print(f"{title(op_db[index])}: {taken:.0f} s", file=sys.stderr, flush=True)
@@ -324,9 +379,12 @@ def show(report: Report, seconds: float, *, verbose: bool) -> str:
         "",
         f"- operators with a sample that runs without values: {len(report.operators)},"
         f" samples: {report.samples}",
+        f"- of these without their backward pass, which torch cannot run without values:"
+        f" {sum(report.without_backward.values())}",
         f"- ops recorded: {nodes} ({_distinct(report, BEFORE)} distinct {BEFORE},"
         f" {_distinct(report, AFTER)} {AFTER})",
         f"- ops with no rule: {len({op for _, op, _ in report.unknown})}",
+        f"- ops whose count no shape tells, left unknown: {', '.join(sorted(report.untold)) or 0}",
         f"- exceptions: {sum(report.errors.values())}",
         f"- counts that are no non-negative integer: {sum(report.wrong.values())}",
         f"- seconds: {seconds:.0f}",
@@ -350,14 +408,14 @@ def _distinct(report: Report, when: str) -> int:
 
 def _sources(report: Report) -> list[str]:
     lines = ["", f"| counted by | {BEFORE} | {AFTER} |", "|---|--:|--:|"]
-    whole = {when: sum(n for (w, _), n in report.sources.items() if w == when) or 1 for when in _WHEN}
+    whole = {
+        when: sum(n for (w, _), n in report.sources.items() if w == when) or 1
+        for when in (BEFORE, AFTER)
+    }
     for source in sorted({source for _, source in report.sources}):
-        shares = (f"{100 * report.sources[when, source] / whole[when]:.1f} %" for when in _WHEN)
+        shares = (f"{100 * report.sources[when, source] / n:.1f} %" for when, n in whole.items())
         lines.append(f"| {source} | {' | '.join(shares)} |")
     return lines
-
-
-_WHEN = (BEFORE, AFTER)
 
 
 def _by_op(unknown: Counter[tuple[str, str, str]]) -> list[str]:

@@ -189,17 +189,13 @@ def llama(
     heads: int,
     shared: int,
     words: int = 0,
-    angles: int = 0,
 ) -> int:
-    """Return those of a Llama with `shared` heads for keys and values.
-
-    `angles` counts what makes the rotary angles, where that is a matrix product.
-    """
+    """Return those of a Llama with `shared` heads for keys and values, and over `words`."""
     tokens = batch * length
     projections = 2 * tokens * width * (width + width * shared // heads)
     mixing = attention(batch, length, length, width)
     layer = projections + mixing + 3 * tokens * width * inner
-    return layers * layer + tokens * width * words + angles
+    return layers * layer + tokens * width * words
 
 
 def mixtral(
@@ -256,4 +252,3 @@ def backward(forward: int, first: int) -> int:
     Nobody asks for the gradient of an image, so the `first` layer has only that of its weight.
     """
     return 2 * forward - first
-

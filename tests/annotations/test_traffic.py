@@ -65,6 +65,13 @@ CASES = {
         6 * 8 + 2 * 8 + 6 * 8 * 4,
         None,
     ),
+    "embedding with a maximal length": (
+        lambda i, w: F.embedding(i, w.clone(), max_norm=1.0),
+        [index(3), (100, 8)],
+        "aten.embedding_renorm_",
+        24 + 96,
+        96,
+    ),
     "index_select": (
         lambda x, i: x.index_select(0, i),
         [(100, 5), index(3)],

@@ -38,7 +38,7 @@ def test_literals_become_constants():
 X = TensorMeta((2,), "float32", "cpu", (1,))
 
 
-@pytest.mark.parametrize("op", sorted(noise.ASSERTIONS | noise.IDENTITIES))
+@pytest.mark.parametrize("op", sorted(noise.ASSERTIONS | noise.IDENTITIES | noise.VMAP))
 def test_assertions_and_identities_are_always_noise(op):
     assert noise.is_noise(op, X, X, shared=True) and noise.is_noise(op, X, None, shared=False)
 

@@ -22,12 +22,15 @@ GATHERS = {
     "aten.embedding_bag": "weight",
     "aten._embedding_bag": "weight",
     "aten._embedding_bag_forward_only": "weight",
+    "aten._embedding_bag_per_sample_weights_backward": "weight",
+    "aten._unsafe_masked_index": "self",
 }
 """Ops that read only the rows of an operand that an index names."""
 
 SCATTERS = frozenset(
     f"aten.{name}_"
     for name in (
+        "embedding_renorm",
         "index_add",
         "index_copy",
         "index_fill",
@@ -45,8 +48,10 @@ SCATTERS = frozenset(
 _NO_DATA = frozenset(
     f"aten.{name}"
     for name in (
+        "_fused_sdp_choice",
         "as_strided_",
         "detach_",
+        "_efficientzerotensor",
         "empty",
         "empty_like",
         "empty_permuted",
@@ -55,6 +60,7 @@ _NO_DATA = frozenset(
         "new_empty_strided",
         "numel",
         "resize_",
+        "resize_as_",
         "set_",
         "size",
         "squeeze_",
@@ -70,7 +76,11 @@ _NO_DATA = frozenset(
         "transpose_",
         "unsqueeze_",
     )
-)
+) | {
+    f"{namespace}.{name}"
+    for namespace in ("_c10d_functional", "c10d_functional")
+    for name in ("_wrap_tensor_autograd", "wait_tensor", "wait_tensors")
+}
 """Ops that touch a tensor's description, or set memory aside, without looking at elements."""
 
 _UPDATED = frozenset({"running_mean", "running_var"})
@@ -116,12 +126,15 @@ def _unread(op: str, writes: tuple[str, ...]) -> frozenset[str]:
     (frozenset(), frozenset({'self'}))
     >>> _unread("aten.zeros_like", ()), _unread("aten.mm", ("out",))
     (frozenset({'self'}), frozenset({'out'}))
+    >>> _unread("aten._foreach_copy_", ("self",)), _unread("aten._foreach_add_", ("self",))
+    (frozenset({'self'}), frozenset())
     """
-    name = op.partition(".")[2]
+    namespace, _, name = op.replace("._foreach_", ".").partition(".")
     if not name.endswith("_"):
         shape_only = name.endswith("_like") or name.startswith("new_") or name in ("fill", "zero")
         return frozenset(writes) - _UPDATED | ({"self"} if shape_only else frozenset())
-    overwrites = name in ("copy_", "masked_scatter_") or named_class(op) == "creation"
+    plain = f"{namespace}.{name}"
+    overwrites = name in ("copy_", "masked_scatter_") or named_class(plain) == "creation"
     return frozenset({"self"} if overwrites else ())
 
 
@@ -130,7 +143,8 @@ def _operands(graph: ModelGraph, name: str, skipped: frozenset[str]) -> Dim:
     total: Dim = 0
     for source, _, edge in graph.in_edges(name, data=True):
         outputs = graph.nodes[source]["outputs"]
-        for index in {u.output for u in edge["uses"] if u.argument not in skipped}:
+        uses = (u for u in edge["uses"] if u.argument.partition(".")[0] not in skipped)
+        for index in {u.output for u in uses}:
             tensor = None if index is None else outputs[index]
             if tensor is not None:
                 total += tensor.stored_bytes
@@ -143,8 +157,10 @@ def _written(node: Mapping[str, Any]) -> Dim:
     total = sum((out.nbytes for out in outputs if out is not None), 0)
     for name in node.get("writes", ()):
         argument = node["args"].get(name)
-        if isinstance(argument, TensorMeta) and argument not in outputs:
-            total += argument.nbytes
+        written = argument if isinstance(argument, tuple) else (argument,)
+        for tensor in written:
+            if isinstance(tensor, TensorMeta) and tensor not in outputs:
+                total += tensor.nbytes
     return total
 
 
@@ -159,7 +175,7 @@ def _gathered(node: Mapping[str, Any], sparse: str) -> Dim:
 def _combines(node: Mapping[str, Any]) -> bool:
     """Say whether a scatter reads the places that it writes."""
     args = node["args"]
-    adds = node["op"] in ("aten.index_add_", "aten.scatter_add_")
+    adds = node["op"] in ("aten.embedding_renorm_", "aten.index_add_", "aten.scatter_add_")
     return adds or bool(args.get("accumulate")) or args.get("reduce") is not None
 
 
@@ -170,6 +186,8 @@ def _scattered(node: Mapping[str, Any]) -> Dim:
     shape = out.shape
     if isinstance(indices, tuple):
         shape = _indexed_shape(out, indices)
+    elif isinstance(indices, TensorMeta):  # rows of an embedding
+        shape = (indices.numel, *shape[1:])
     elif isinstance(source, TensorMeta):
         shape = source.shape
     elif node["op"] == "aten.index_fill_" and isinstance(index, TensorMeta):

@@ -66,10 +66,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known: fx.Node = entry[1]
             return known
         key = _place(tensor)
-        for place, node in reversed(self._by_storage.get(key[0], [])):
-            if place == key:
-                return node
-        return self._constant(tensor)
+        same = (node for place, node in reversed(self._by_storage.get(key[0], [])) if place == key)
+        found: fx.Node | None = next(same, None)
+        return self._constant(tensor) if found is None else found
 
     def _constant(self, tensor: torch.Tensor) -> fx.Node:
         name = f"constant_{sum(1 for _ in self.root.buffers())}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..names import clean
 from ..records import OpRecord, RecordArg, Value, values
 from ..schema import Module, TensorMeta
 from . import metadata, torch_api
@@ -154,7 +155,17 @@ class Recorder:
             self._inline(node, *found, prefix)
             return
         info = metadata.op_info(node.target)
+        size = metadata.known_scalar(node.meta.get("val"))
+        if size is not None:  # where sizes are numbers, no op computes them either
+            self.dropped[info.op] += 1
+            self.bind(node, size)
+            return
         named = metadata.named_arguments(info, node.args, node.kwargs)
+        launched = torch_api.triton_kernel(node.target, node.kwargs)
+        if launched is not None:
+            name, named = launched
+            # Which of its tensors a kernel writes is not known, so it may be any.
+            info = OpInfo(f"triton.{clean(name)}", writes=tuple(named))
         args = {name: self.argument(arg) for name, arg in named.items()}
         self.op(node, info, args, node.meta.get("val"), prefix)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
@@ -60,9 +61,16 @@ writes=('self',), tags=('pointwise',))
             tags=tuple(tag for tag in _KEPT_TAGS if tag in tags),
         )
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return OpInfo(op=f"higher_order.{clean(target.__name__)}")
+        return OpInfo(f"higher_order.{clean(target.__name__)}", arguments=_call_arguments(target))
     module = (getattr(target, "__module__", None) or "python").lstrip("_").partition(".")[0]
     return OpInfo(op=f"{module}.{clean(getattr(target, '__name__', type(target).__name__))}")
+
+
+def _call_arguments(target: Any) -> tuple[str, ...]:
+    """Return the names of the arguments that calling `target` takes by position."""
+    parameters = list(inspect.signature(type(target).__call__).parameters.values())[1:]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in kinds)
 
 
 def dim(size: Any) -> Dim:
@@ -70,6 +78,25 @@ def dim(size: Any) -> Dim:
     if isinstance(size, int):
         return size
     return plain(size.node.expr)
+
+
+def known_scalar(value: Any) -> Any:
+    """Return a number that is computed from sizes of the inputs as an expression over them.
+
+    None for anything else: a number that depends on the values of tensors is the result of ops.
+    """
+    if not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return None
+    expr = value.node.expr
+    if any(s.name.startswith(_UNBACKED) for s in expr.free_symbols):
+        return None
+    if isinstance(value, torch.SymBool):
+        return str(plain(expr))
+    return plain(expr)
+
+
+_UNBACKED = ("u", "zuf")
+"""How torch's symbols begin that stand for the values of tensors."""
 
 
 @lru_cache(maxsize=65536)
@@ -159,6 +186,8 @@ def value_meta(value: Any) -> TensorMeta | None:
     """Describe a tensor or a number that flows; None for anything else."""
     if isinstance(value, torch.Tensor):
         return tensor_meta(value)
+    if isinstance(value, torch.ScriptObject) and hasattr(value, "unpack"):
+        return tensor_meta(value.unpack()[0])  # the packed weight of a quantised layer
     for kinds, name in _SCALARS:
         if isinstance(value, kinds):
             return TensorMeta((), name, "", ())

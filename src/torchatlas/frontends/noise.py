@@ -18,10 +18,24 @@ ASSERTIONS = frozenset(
 )
 """Checks that a tracer adds; nothing flows out of them."""
 
-IDENTITIES = frozenset(
-    {"aten.alias", "aten.detach", "aten.detach_", "aten.lift_fresh", "aten.lift_fresh_copy"}
+VMAP = frozenset(
+    f"torch.{name}"
+    for name in ("lazy_load_decompositions", "_vmap_decrement_nesting", "_vmap_increment_nesting")
 )
-"""Ops that hand their operand on: autograd's bookkeeping and literals turned into tensors."""
+"""Bookkeeping of `torch.vmap`, which stands in what flex attention's masks are made by."""
+
+IDENTITIES = frozenset(
+    {
+        "aten.alias",
+        "aten.detach",
+        "aten.detach_",
+        "aten.lift_fresh",
+        "aten.lift_fresh_copy",
+        "torch._add_batch_dim",
+        "torch._remove_batch_dim",
+    }
+)
+"""Ops that hand their operand on: bookkeeping of autograd and vmap, literals made tensors."""
 
 CONVERSIONS = frozenset(
     {
@@ -35,6 +49,11 @@ CONVERSIONS = frozenset(
 """Conversions, which are noise where data type, device and strides stay as they are."""
 
 
+SLICES = frozenset({"aten.slice"})
+"""Slices, which are noise where they take everything; torch itself leaves such out where sizes
+are numbers."""
+
+
 def is_noise(op: str, before: TensorMeta | None, after: TensorMeta | None, shared: bool) -> bool:
     """Say whether `op`, which makes `after` of `before`, is noise.
 
@@ -45,7 +64,9 @@ def is_noise(op: str, before: TensorMeta | None, after: TensorMeta | None, share
     (True, False)
     >>> is_noise("aten.relu", x, x, shared=False), is_noise("aten.detach", x, x, shared=True)
     (False, True)
+    >>> is_noise("aten.slice", x, x, shared=True)  # x[:]
+    True
     """
-    if op in ASSERTIONS or op in IDENTITIES:
+    if op in ASSERTIONS or op in IDENTITIES or op in VMAP:
         return True
-    return op in CONVERSIONS and shared and before == after
+    return (op in CONVERSIONS or op in SLICES) and shared and before == after

@@ -1,5 +1,7 @@
 """Products of matrices and vectors: one multiply-add per output element and contracted index."""
 
+# ruff: noqa: N803 - arguments have the names of the schemas
+
 from __future__ import annotations
 
 from ...schema import Dim, TensorMeta
@@ -25,10 +27,8 @@ def linear(weight: TensorMeta, out: TensorMeta, bias: TensorMeta | None = None) 
     "aten.mv",
     "aten.dot",
     "aten.vdot",
-    "aten.inner",
     "aten.linalg_matmul",
-    "aten._weight_int8pack_mm",
-    "aten._weight_int4pack_mm",
+    "aten._int_mm",
 )
 def matmul(self: TensorMeta, out: TensorMeta) -> Cost:
     """Contract the last dimension of `self`, batch dimensions broadcast.
@@ -42,6 +42,31 @@ def matmul(self: TensorMeta, out: TensorMeta) -> Cost:
     return Cost(out.numel * self.shape[-1])
 
 
+@flop_formula("aten.inner")
+def inner(self: TensorMeta, other: TensorMeta, out: TensorMeta) -> Cost:
+    """Contract the last dimensions of two operands; a scalar among them only scales the other.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> inner(T((3, 4)), T((5, 4)), T((3, 5))), inner(T((3, 4)), T(()), T((3, 4)))
+    (Cost(macs=60, other=0), Cost(macs=0, other=12))
+    """
+    if not self.shape or not other.shape:
+        return Cost(0, out.numel)
+    return Cost(out.numel * self.shape[-1])
+
+
+@flop_formula("aten._foreach_mm")
+def foreach_mm(self: tuple[TensorMeta, ...], mat2: tuple[TensorMeta, ...]) -> Cost:
+    """Multiply pairs of matrices.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> foreach_mm((T((2, 3)), T((4, 5))), (T((3, 6)), T((5, 7))))  # 2 x 3 x 6 + 4 x 5 x 7
+    Cost(macs=176, other=0)
+    """
+    pairs = zip(self, mat2, strict=True)
+    return Cost(sum((a.numel * b.shape[-1] for a, b in pairs), 0))
+
+
 @flop_formula("aten._scaled_mm", "aten._scaled_mm_v2")
 def scaled_mm(self: TensorMeta, out: TensorMeta, bias: TensorMeta | None = None) -> Cost:
     """Multiply scaled matrices (m, k) and (k, n); the scaling is one operation per result.
@@ -53,7 +78,7 @@ def scaled_mm(self: TensorMeta, out: TensorMeta, bias: TensorMeta | None = None)
     return Cost(out.numel * self.shape[-1], out.numel * (2 if bias is not None else 1))
 
 
-@flop_formula("aten.addmm", "aten._addmm_activation")
+@flop_formula("aten.addmm")
 def addmm(mat1: TensorMeta, out: TensorMeta, beta: float = 1) -> Cost:
     """Add to a product of matrices, ``beta * self + alpha * (mat1 @ mat2)``.
 
@@ -64,6 +89,30 @@ def addmm(mat1: TensorMeta, out: TensorMeta, beta: float = 1) -> Cost:
     Cost(macs=196608, other=0)
     """
     return Cost(out.numel * mat1.shape[-1], out.numel if beta != 0 else 0)
+
+
+@flop_formula("aten._addmm_activation")
+def addmm_activation(mat1: TensorMeta, out: TensorMeta, beta: float = 1) -> Cost:
+    """Add to a product of matrices, as `addmm` does, and apply ReLU or GELU.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> addmm_activation(T((32, 64)), T((32, 96)))  # 32 x 96 x 64; 3072 x (addition, activation)
+    Cost(macs=196608, other=6144)
+    """
+    cost = addmm(mat1, out, beta)
+    return Cost(cost.macs, cost.other + out.numel)
+
+
+@flop_formula("aten._scaled_addmm")
+def scaled_addmm(mat1: TensorMeta, out: TensorMeta, beta: float = 1) -> Cost:
+    """Add to a product of scaled matrices; the scaling is one operation per result.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> scaled_addmm(T((16, 32), "float8_e4m3fn"), T((16, 8)))  # 16 x 8 x (scaling, addition)
+    Cost(macs=4096, other=256)
+    """
+    cost = addmm(mat1, out, beta)
+    return Cost(cost.macs, cost.other + out.numel)
 
 
 @flop_formula("aten.baddbmm")
@@ -161,6 +210,62 @@ def bilinear(
     return Cost(out.numel * (in1 * in2 + in2), out.numel if bias is not None else 0)
 
 
+@flop_formula("aten.linear_backward", "aten.mkldnn_linear_backward")
+def linear_backward(
+    grad_output: TensorMeta, weight: TensorMeta, output_mask: tuple[bool, ...]
+) -> Cost:
+    """Take the gradients asked for: of the input, the weight and the bias.
+
+    The first two are products of the forward's size each, ``grad @ weight`` and
+    ``grad.T @ input``; the third sums the gradient.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> g, w = T((8, 10)), T((10, 5))  # forward: 8 x 10 x 5 = 400
+    >>> linear_backward(g, w, (True, True, True)), linear_backward(g, w, (False, True, False))
+    (Cost(macs=800, other=80), Cost(macs=400, other=0))
+    """
+    of_input, of_weight, of_bias = map(bool, output_mask)
+    forward = grad_output.numel * weight.shape[-1]
+    return Cost(forward * (of_input + of_weight), grad_output.numel if of_bias else 0)
+
+
+@flop_formula("aten.mkldnn_linear_backward_input")
+def linear_backward_input(grad_output: TensorMeta, weight: TensorMeta) -> Cost:
+    """Take the gradient of a linear layer's input.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> linear_backward_input(T((8, 10)), T((10, 5)))
+    Cost(macs=400, other=0)
+    """
+    return linear_backward(grad_output, weight, (True, False, False))
+
+
+@flop_formula("aten.mkldnn_linear_backward_weights")
+def linear_backward_weights(
+    grad_output: TensorMeta, weight: TensorMeta, bias_defined: bool
+) -> Cost:
+    """Take the gradients of a linear layer's weight and bias.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> linear_backward_weights(T((8, 10)), T((10, 5)), bias_defined=True)
+    Cost(macs=400, other=80)
+    """
+    return linear_backward(grad_output, weight, (False, True, bias_defined))
+
+
+@flop_formula("aten.matmul_backward")
+def matmul_backward(
+    grad: TensorMeta, self: TensorMeta, mask: tuple[bool, ...] = (True, True)
+) -> Cost:
+    """Take the gradients asked for, each a product of the forward's size.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> matmul_backward(T((3, 5)), T((3, 4)))  # 2 x 3 x 5 x 4
+    Cost(macs=120, other=0)
+    """
+    return Cost(grad.numel * self.shape[-1] * sum(map(bool, mask)))
+
+
 @flop_formula("aten.cdist", "aten._cdist_forward", "aten._euclidean_dist")
 def cdist(x1: TensorMeta, out: TensorMeta, p: float = 2) -> Cost:
     """Measure every pair of vectors; for p = 2 through their products, as torch does.
@@ -175,7 +280,21 @@ def cdist(x1: TensorMeta, out: TensorMeta, p: float = 2) -> Cost:
     return Cost(pairs) if p == 2 else Cost(0, 3 * pairs)
 
 
-@flop_formula("aten._grouped_mm", "aten._scaled_grouped_mm", "aten._scaled_grouped_mm_v2")
+@flop_formula("aten._cdist_backward")
+def cdist_backward(x1: TensorMeta, cdist: TensorMeta) -> Cost:
+    """Take the gradient of the distances from one side, pair by pair.
+
+    Each coordinate of a pair is subtracted, scaled by gradient and distance (p = 2; other norms
+    take as many or more steps), and added: four operations.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> cdist_backward(T((6, 3)), T((6, 7)))  # 6 x 7 pairs of 3 coordinates
+    Cost(macs=0, other=504)
+    """
+    return Cost(0, 4 * cdist.numel * x1.shape[-1])
+
+
+@flop_formula("aten._grouped_mm")
 def grouped_mm(
     self: TensorMeta, mat2: TensorMeta, out: TensorMeta, bias: TensorMeta | None = None
 ) -> Cost:
@@ -193,6 +312,21 @@ def grouped_mm(
     divided = len(self.shape) == len(mat2.shape) == 2
     results = product(out.shape[1:]) if divided else out.numel
     return Cost(results * self.shape[-1], out.numel if bias is not None else 0)
+
+
+@flop_formula("aten._scaled_grouped_mm", "aten._scaled_grouped_mm_v2")
+def scaled_grouped_mm(
+    self: TensorMeta, mat2: TensorMeta, out: TensorMeta, bias: TensorMeta | None = None
+) -> Cost:
+    """Multiply each group of scaled rows by the matrix of its expert, then scale the results.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> x, w = T((64, 16), "float8_e4m3fn"), T((4, 16, 32), "float8_e4m3fn")
+    >>> scaled_grouped_mm(x, w, T((64, 32)))  # 64 tokens x 32 x 16; 64 x 32 scalings
+    Cost(macs=32768, other=2048)
+    """
+    cost = grouped_mm(self, mat2, out, bias)
+    return Cost(cost.macs, cost.other + out.numel)
 
 
 @flop_formula("transformers.grouped_mm_fallback")
@@ -215,3 +349,30 @@ def affine_grid(theta: TensorMeta, out: TensorMeta) -> Cost:
     Cost(macs=384, other=0)
     """
     return Cost(out.numel * theta.shape[-1])
+
+
+# -- linear layers that torch.compile fuses for a CPU --------------------------------------
+
+
+@flop_formula("mkldnn._linear_pointwise")
+def linear_pointwise(
+    X: TensorMeta, out: TensorMeta, attr: str, B: TensorMeta | None = None
+) -> Cost:
+    """Apply a linear layer, then an activation, or add another tensor.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> linear_pointwise(T((4, 16)), T((4, 32)), "relu", B=T((32,)))  # 128 x (bias, activation)
+    Cost(macs=2048, other=256)
+    """
+    return Cost(out.numel * X.shape[-1], out.numel * ((B is not None) + (attr != "none")))
+
+
+@flop_formula("mkl._mkl_linear")
+def mkl_linear(X: TensorMeta, out: TensorMeta, B: TensorMeta | None = None) -> Cost:
+    """Apply a linear layer.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> mkl_linear(T((4, 16)), T((4, 32)), T((32,)))  # 4 x 32 x 16; 128 biases
+    Cost(macs=2048, other=128)
+    """
+    return Cost(out.numel * X.shape[-1], out.numel if B is not None else 0)

@@ -1,4 +1,4 @@
-"""`aten.einsum`: pairs of operands contracted one after another."""
+"""`aten.einsum` and its like: pairs of operands contracted one after another."""
 
 from __future__ import annotations
 
@@ -30,9 +30,47 @@ def einsum(
     Cost(macs=90, other=0)
     """
     operands, result, sizes = _parse(equation, [t.shape for t in tensors])
+    return _fold(operands, result, sizes, _pairs(path, len(operands)))
+
+
+@flop_formula("aten._trilinear")
+def trilinear(
+    i1: TensorMeta,
+    i2: TensorMeta,
+    i3: TensorMeta,
+    expand1: tuple[int, ...],
+    expand2: tuple[int, ...],
+    expand3: tuple[int, ...],
+    sumdim: tuple[int, ...],
+) -> Cost:
+    """Multiply three tensors, each broadcast along the dimensions that it lacks, and sum.
+
+    The first two are contracted over what the third lacks, then with the third. Rule: torch's
+    `aten/src/ATen/native/Linear.cpp`.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> # a bilinear layer: 2 x 5 x 3 x 4 with the first input, then 2 x 5 x 4 with the second
+    >>> x, w, y = T((2, 3)), T((5, 3, 4)), T((2, 4))
+    >>> trilinear(x, w, y, (1, 3), (0,), (1, 2), (2, 3))
+    Cost(macs=160, other=0)
+    """
+    dims = len(i1.shape) + len(expand1)
+    sizes: dict[str, Dim] = {}
+    operands = []
+    for tensor, lacking in ((i1, expand1), (i2, expand2), (i3, expand3)):
+        labels = tuple(str(dim) for dim in range(dims) if dim not in lacking)
+        operands.append(labels)
+        _agree(sizes, labels, tensor.shape)
+    result = tuple(str(dim) for dim in range(dims) if dim not in sumdim)
+    return _fold(operands, result, sizes, _pairs(None, 3))
+
+
+def _fold(
+    operands: list[_Labels], result: _Labels, sizes: dict[str, Dim], pairs: list[tuple[int, int]]
+) -> Cost:
     macs: Dim = 0
     other: Dim = 0
-    for i, j in _pairs(path, len(operands)):
+    for i, j in pairs:
         first, second = operands[i], operands[j]
         operands = [labels for k, labels in enumerate(operands) if k not in (i, j)]
         wanted = {label for labels in (*operands, result) for label in labels}
@@ -78,9 +116,7 @@ def _parse(
     for term, shape in zip(left.split(","), shapes, strict=True):
         labels = _labels(term, len(shape))
         operands.append(labels)
-        for label, size in zip(labels, shape, strict=True):
-            if sizes.get(label, 1) == 1:
-                sizes[label] = size
+        _agree(sizes, labels, shape)
     if arrow:
         longest = max(operands, key=_ellipsis_length)
         return operands, _labels(right, _right_length(right, longest)), sizes
@@ -88,6 +124,13 @@ def _parse(
     dots = sorted({label for label in named if label.startswith(".")}, reverse=True)
     once = sorted(label for label in named if label not in dots and named.count(label) == 1)
     return operands, (*dots, *once), sizes
+
+
+def _agree(sizes: dict[str, Dim], labels: _Labels, shape: tuple[Dim, ...]) -> None:
+    """Note the size behind each label; a size of 1 gives way to another."""
+    for label, size in zip(labels, shape, strict=True):
+        if sizes.get(label, 1) == 1:
+            sizes[label] = size
 
 
 def _labels(term: str, length: int) -> _Labels:

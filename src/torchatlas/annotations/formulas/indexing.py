@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...schema import Dim, TensorMeta
+from .passes import PASSES
 from .registry import Cost, flop_formula
 
 
@@ -29,6 +30,41 @@ def embedding_backward(grad_output: TensorMeta) -> Cost:
     Cost(macs=0, other=80)
     """
     return Cost(0, grad_output.numel)
+
+
+@flop_formula("aten._embedding_bag_backward", "aten._embedding_bag_dense_backward")
+def embedding_bag_backward(grad: TensorMeta, indices: TensorMeta) -> Cost:
+    """Add the gradient of its bag to every row that was looked up.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> embedding_bag_backward(T((4, 8)), T((20,), "int64"))  # 20 rows of 8
+    Cost(macs=0, other=160)
+    """
+    return Cost(0, indices.numel * grad.shape[-1])
+
+
+@flop_formula("aten._embedding_bag_per_sample_weights_backward")
+def embedding_bag_weights_backward(weight: TensorMeta, indices: TensorMeta) -> Cost:
+    """Multiply every row that was looked up with the gradient of its bag, and sum.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> embedding_bag_weights_backward(T((100, 8)), T((20,), "int64"))  # 20 rows of 8 x 2
+    Cost(macs=0, other=320)
+    """
+    return Cost(0, 2 * indices.numel * weight.shape[-1])
+
+
+@flop_formula("aten.embedding_renorm")
+def embedding_renorm(self: TensorMeta, indices: TensorMeta) -> Cost:
+    """Shorten the rows that an index names, where they are too long.
+
+    How many are, and how many are named twice, depends on values: this is an upper bound.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> embedding_renorm(T((100, 8)), T((20,), "int64"))  # 160 x (power, sum, scale)
+    Cost(macs=0, other=480)
+    """
+    return Cost(0, indices.numel * self.shape[-1] * (PASSES["vector norm"] + 1))
 
 
 @flop_formula("aten.scatter_add", "aten.scatter_reduce")
@@ -77,6 +113,35 @@ def index_put(values: TensorMeta, accumulate: bool = False) -> Cost:
     (Cost(macs=0, other=0), Cost(macs=0, other=20))
     """
     return Cost(0, values.numel if accumulate else 0)
+
+
+@flop_formula("aten._unsafe_masked_index_put_accumulate")
+def masked_index_put(values: TensorMeta) -> Cost:
+    """Add values, where a mask holds, to the places that indices name.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> masked_index_put(T((4, 5)))  # choose, add
+    Cost(macs=0, other=40)
+    """
+    return Cost(0, 2 * values.numel)
+
+
+@flop_formula(
+    "aten.reflection_pad1d_backward",
+    "aten.reflection_pad2d_backward",
+    "aten.reflection_pad3d_backward",
+    "aten.replication_pad1d_backward",
+    "aten.replication_pad2d_backward",
+    "aten.replication_pad3d_backward",
+)
+def pad_backward(grad_output: TensorMeta) -> Cost:
+    """Add each gradient to the element that it is a copy of.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> pad_backward(T((1, 3, 10)))
+    Cost(macs=0, other=30)
+    """
+    return Cost(0, grad_output.numel)
 
 
 @flop_formula("aten.put")

@@ -119,7 +119,13 @@ def weight_norm(v: TensorMeta) -> Cost:
     return Cost(0, v.numel * PASSES["weight_norm"])
 
 
-@flop_formula("aten.softmax", "aten._softmax", "aten._safe_softmax", "aten._masked_softmax")
+@flop_formula(
+    "aten.softmax",
+    "aten._softmax",
+    "aten._safe_softmax",
+    "aten._masked_softmax",
+    "aten.special_softmax",
+)
 def softmax(self: TensorMeta) -> Cost:
     """Turn rows into probabilities.
 
@@ -130,7 +136,7 @@ def softmax(self: TensorMeta) -> Cost:
     return Cost(0, self.numel * PASSES["softmax"])
 
 
-@flop_formula("aten.log_softmax", "aten._log_softmax")
+@flop_formula("aten.log_softmax", "aten._log_softmax", "aten.special_log_softmax")
 def log_softmax(self: TensorMeta) -> Cost:
     """Turn rows into logarithms of probabilities.
 
@@ -141,7 +147,11 @@ def log_softmax(self: TensorMeta) -> Cost:
     return Cost(0, self.numel * PASSES["log_softmax"])
 
 
-@flop_formula("aten._softmax_backward_data", "aten._log_softmax_backward_data")
+@flop_formula(
+    "aten._softmax_backward_data",
+    "aten._log_softmax_backward_data",
+    "aten._masked_softmax_backward",
+)
 def softmax_backward(grad_output: TensorMeta) -> Cost:
     """Take the gradient of rows that became probabilities.
 
@@ -158,9 +168,10 @@ def softmax_backward(grad_output: TensorMeta) -> Cost:
     "aten.native_batch_norm_backward",
     "aten.batch_norm_backward",
     "aten.cudnn_batch_norm_backward",
+    "aten.miopen_batch_norm_backward",
 )
 def normalise_backward(
-    input: TensorMeta, output_mask: tuple[bool, ...] = (True, True, True)
+    input: TensorMeta, output_mask: tuple[bool, ...] = (True, True, True), train: bool = True
 ) -> Cost:
     """Take the gradients asked for: of the input, the weight and the bias.
 
@@ -169,11 +180,93 @@ def normalise_backward(
     Cost(macs=0, other=88)
     >>> normalise_backward(T((2, 4)), (False, True, True))  # 8 x (2 + 1)
     Cost(macs=0, other=24)
+    >>> normalise_backward(T((2, 4)), train=False)  # by given statistics: 8 x (1 + 2 + 1)
+    Cost(macs=0, other=32)
     """
     of_input, of_weight, of_bias = map(bool, output_mask)
+    statistics = "" if train else " with given statistics"
     passes = (
-        PASSES["normalise backward"] * of_input
+        PASSES[f"normalise backward{statistics}"] * of_input
         + PASSES["weight backward"] * of_weight
         + PASSES["reduction"] * of_bias
     )
     return Cost(0, input.numel * passes)
+
+
+@flop_formula("aten._fused_rms_norm_backward")
+def rms_norm_backward(input: TensorMeta, output_mask: tuple[bool, ...] = (True, True)) -> Cost:
+    """Take the gradients asked for: of the input and the weight.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> rms_norm_backward(T((2, 4)))  # 8 x (5 + 2 for the weight)
+    Cost(macs=0, other=56)
+    """
+    of_input, of_weight = map(bool, output_mask)
+    passes = PASSES["rms_norm backward"] * of_input + PASSES["weight backward"] * of_weight
+    return Cost(0, input.numel * passes)
+
+
+@flop_formula("aten._weight_norm_interface_backward", "aten._weight_norm_differentiable_backward")
+def weight_norm_backward(saved_v: TensorMeta) -> Cost:
+    """Take the gradients of a weight's direction and of its length.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> weight_norm_backward(T((4, 5)))  # 20 x (product, its sum, multiply, subtract, scale)
+    Cost(macs=0, other=100)
+    """
+    return Cost(0, saved_v.numel * PASSES["weight_norm backward"])
+
+
+@flop_formula("aten.batch_norm_stats", "aten.batch_norm_update_stats")
+def batch_norm_stats(input: TensorMeta) -> Cost:
+    """Take the mean and variance of each channel, as one device does of several.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> batch_norm_stats(T((2, 3, 4)))  # 24 x (mean, centre, square, sum)
+    Cost(macs=0, other=96)
+    """
+    return Cost(0, input.numel * PASSES["variance"])
+
+
+@flop_formula("aten.batch_norm_gather_stats", "aten.batch_norm_gather_stats_with_counts")
+def batch_norm_gather_stats(mean: TensorMeta) -> Cost:
+    """Combine the means and variances (devices, C) of several devices.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> batch_norm_gather_stats(T((2, 3)))  # 6 x (mean, centre, square, sum)
+    Cost(macs=0, other=24)
+    """
+    return Cost(0, mean.numel * PASSES["variance"])
+
+
+@flop_formula("aten.batch_norm_elemt")
+def batch_norm_elements(input: TensorMeta) -> Cost:
+    """Normalise each channel by the statistics of several devices.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> batch_norm_elements(T((2, 3, 4)))  # 24 x (multiply, add)
+    Cost(macs=0, other=48)
+    """
+    return Cost(0, input.numel * PASSES["normalise with given statistics"])
+
+
+@flop_formula("aten.batch_norm_backward_reduce")
+def batch_norm_backward_sums(input: TensorMeta) -> Cost:
+    """Sum gradients, and their products with the normalised input, over one device.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> batch_norm_backward_sums(T((2, 3, 4)))  # 24 x (product, two sums)
+    Cost(macs=0, other=72)
+    """
+    return Cost(0, input.numel * PASSES["normalise backward, sums"])
+
+
+@flop_formula("aten.batch_norm_backward_elemt")
+def batch_norm_backward_elements(input: TensorMeta) -> Cost:
+    """Take the gradient of the input from the sums over several devices.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> batch_norm_backward_elements(T((2, 3, 4)))  # 24 x 5
+    Cost(macs=0, other=120)
+    """
+    return Cost(0, input.numel * PASSES["normalise backward, terms"])

@@ -24,7 +24,13 @@ def pool1d(kernel_size: _Size, out: TensorMeta) -> Cost:
     return _pool(kernel_size, out, 1)
 
 
-@flop_formula("aten.avg_pool2d", "aten.max_pool2d", "aten.max_pool2d_with_indices")
+@flop_formula(
+    "aten.avg_pool2d",
+    "aten.max_pool2d",
+    "aten.max_pool2d_with_indices",
+    "aten.mkldnn_max_pool2d",
+    "aten.fractional_max_pool2d",
+)
 def pool2d(kernel_size: _Size, out: TensorMeta) -> Cost:
     """Reduce windows along two dimensions; taps on padding count.
 
@@ -35,7 +41,13 @@ def pool2d(kernel_size: _Size, out: TensorMeta) -> Cost:
     return _pool(kernel_size, out, 2)
 
 
-@flop_formula("aten.avg_pool3d", "aten.max_pool3d", "aten.max_pool3d_with_indices")
+@flop_formula(
+    "aten.avg_pool3d",
+    "aten.max_pool3d",
+    "aten.max_pool3d_with_indices",
+    "aten.mkldnn_max_pool3d",
+    "aten.fractional_max_pool3d",
+)
 def pool3d(kernel_size: _Size, out: TensorMeta) -> Cost:
     """Reduce windows along three dimensions; taps on padding count.
 
@@ -62,7 +74,12 @@ def adaptive_pool1d(self: TensorMeta, out: TensorMeta) -> Cost:
     return _adaptive(self, out, 1)
 
 
-@flop_formula("aten.adaptive_avg_pool2d", "aten._adaptive_avg_pool2d", "aten.adaptive_max_pool2d")
+@flop_formula(
+    "aten.adaptive_avg_pool2d",
+    "aten._adaptive_avg_pool2d",
+    "aten.adaptive_max_pool2d",
+    "aten.mkldnn_adaptive_avg_pool2d",
+)
 def adaptive_pool2d(self: TensorMeta, out: TensorMeta) -> Cost:
     """Reduce two dimensions to a given size; windows have the quotient, rounded up, of taps.
 
@@ -89,6 +106,11 @@ def adaptive_pool3d(self: TensorMeta, out: TensorMeta) -> Cost:
     "aten.max_pool3d_with_indices_backward",
     "aten.adaptive_max_pool2d_backward",
     "aten.adaptive_max_pool3d_backward",
+    "aten.fractional_max_pool2d_backward",
+    "aten.fractional_max_pool3d_backward",
+    "aten.max_pool2d_backward",
+    "aten.mkldnn_max_pool2d_backward",
+    "aten.mkldnn_max_pool3d_backward",
 )
 def max_pool_backward(grad_output: TensorMeta) -> Cost:
     """Add each gradient to the element that was the maximum of its window.
@@ -112,7 +134,12 @@ def avg_pool_backward(grad_output: TensorMeta, kernel_size: _Size) -> Cost:
     return _pool(kernel_size, grad_output, dims)
 
 
-@flop_formula("aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward")
+@flop_formula(
+    "aten._adaptive_avg_pool2d_backward",
+    "aten._adaptive_avg_pool3d_backward",
+    "aten.adaptive_avg_pool3d_backward",
+    "aten.mkldnn_adaptive_avg_pool2d_backward",
+)
 def adaptive_avg_pool_backward(grad_output: TensorMeta, self: TensorMeta) -> Cost:
     """Add each gradient to all elements of its window.
 

@@ -96,8 +96,118 @@ def upsample_bicubic_aa(
     return _antialiased(2, self or input, out)
 
 
+@flop_formula("aten._upsample_lanczos2d_aa")
+def upsample_lanczos_aa(
+    out: TensorMeta, self: TensorMeta | None = None, input: TensorMeta | None = None
+) -> Cost | None:
+    """Resize with a windowed sinc filter, three times as wide as a triangle.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> # across: 8 x 4 results of 6 x 2 taps, 23 each; then down: 4 x 4 of 23
+    >>> upsample_lanczos_aa(T((1, 1, 4, 4)), T((1, 1, 8, 8)))
+    Cost(macs=0, other=1104)
+    """
+    return _antialiased(3, self or input, out)
+
+
+_UPSAMPLING_TAPS = {3: 2, 4: 4, 5: 8}
+
+
+@flop_formula(
+    "aten.upsample_linear1d_backward",
+    "aten.upsample_bilinear2d_backward",
+    "aten.upsample_trilinear3d_backward",
+)
+def upsample_linear_backward(grad_output: TensorMeta) -> Cost:
+    """Add each gradient, weighted, to the 2, 4 or 8 neighbours that it blended.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> upsample_linear_backward(T((1, 3, 8, 8)))  # 192 x 4 x (product, sum)
+    Cost(macs=0, other=1536)
+    """
+    return Cost(0, 2 * _UPSAMPLING_TAPS[len(grad_output.shape)] * grad_output.numel)
+
+
+@flop_formula("aten.upsample_bicubic2d_backward")
+def upsample_bicubic_backward(grad_output: TensorMeta) -> Cost:
+    """Add each gradient, weighted, to the 16 neighbours that it blended.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> upsample_bicubic_backward(T((1, 3, 8, 8)))  # 192 x 16 x (product, sum)
+    Cost(macs=0, other=6144)
+    """
+    return Cost(0, 32 * grad_output.numel)
+
+
+@flop_formula(
+    "aten.upsample_nearest1d_backward",
+    "aten.upsample_nearest2d_backward",
+    "aten.upsample_nearest3d_backward",
+    "aten._upsample_nearest_exact1d_backward",
+    "aten._upsample_nearest_exact2d_backward",
+    "aten._upsample_nearest_exact3d_backward",
+)
+def upsample_nearest_backward(grad_output: TensorMeta) -> Cost:
+    """Add each gradient to the element that it is a copy of.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> upsample_nearest_backward(T((1, 3, 8)))
+    Cost(macs=0, other=24)
+    """
+    return Cost(0, grad_output.numel)
+
+
+def _antialiased_backward(reach: int, grad_output: TensorMeta, out: TensorMeta) -> Cost | None:
+    """Undo one dimension after the other: a product and a sum where the forward pass has them."""
+    forward = _antialiased(reach, out, grad_output)
+    between = grad_output.numel + product(out.shape[:-1]) * grad_output.shape[-1]
+    return None if forward is None else Cost(0, forward.other + between)
+
+
+@flop_formula("aten._upsample_bilinear2d_aa_backward")
+def upsample_bilinear_aa_backward(grad_output: TensorMeta, out: TensorMeta) -> Cost | None:
+    """Add each gradient, weighted, to all that it blended.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> # down: 4 x 4 gradients to 4 taps each; then across: 8 x 4; each a product and a sum
+    >>> upsample_bilinear_aa_backward(T((1, 1, 4, 4)), T((1, 1, 8, 8)))
+    Cost(macs=0, other=384)
+    """
+    return _antialiased_backward(1, grad_output, out)
+
+
+@flop_formula("aten._upsample_bicubic2d_aa_backward")
+def upsample_bicubic_aa_backward(grad_output: TensorMeta, out: TensorMeta) -> Cost | None:
+    """Add each gradient, weighted, to all that it blended.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> # down: 4 x 4 gradients to 8 taps each; then across: 8 x 4; each a product and a sum
+    >>> upsample_bicubic_aa_backward(T((1, 1, 4, 4)), T((1, 1, 8, 8)))
+    Cost(macs=0, other=768)
+    """
+    return _antialiased_backward(2, grad_output, out)
+
+
+@flop_formula("aten._upsample_lanczos2d_aa_backward")
+def upsample_lanczos_aa_backward(grad_output: TensorMeta, out: TensorMeta) -> Cost | None:
+    """Add each gradient, weighted, to all that it blended.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> # down: 4 x 4 gradients to 12 taps each; then across: 8 x 4; each a product and a sum
+    >>> upsample_lanczos_aa_backward(T((1, 1, 4, 4)), T((1, 1, 8, 8)))
+    Cost(macs=0, other=1152)
+    """
+    return _antialiased_backward(3, grad_output, out)
+
+
 _NEAREST = 1
 _BICUBIC = 2
+
+
+def _grid_taps(grid: TensorMeta, interpolation_mode: int) -> int:
+    if interpolation_mode == _NEAREST:
+        return 1
+    return int((4 if interpolation_mode == _BICUBIC else 2) ** (len(grid.shape) - 2))
 
 
 @flop_formula(
@@ -118,8 +228,42 @@ def grid_sampler(grid: TensorMeta, out: TensorMeta, interpolation_mode: int = 0)
     """
     if interpolation_mode == _NEAREST:
         return Cost()
+    return _blend(_grid_taps(grid, interpolation_mode), out)
+
+
+@flop_formula(
+    "aten.grid_sampler_2d_backward",
+    "aten.grid_sampler_3d_backward",
+    "aten.cudnn_grid_sampler_backward",
+    "aten._grid_sampler_2d_cpu_fallback_backward",
+)
+def grid_sampler_backward(
+    grad_output: TensorMeta,
+    grid: TensorMeta,
+    interpolation_mode: int = 0,
+    output_mask: tuple[bool, ...] = (True, True),
+) -> Cost:
+    """Take the gradients asked for: of the image and of the grid.
+
+    Each gradient is added, weighted, to the neighbours that it blended. Along each dimension of
+    the grid it gets a weighted neighbour for each: two products and a sum. The nearest neighbour
+    is the same wherever in its cell the grid point is.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> y, grid = T((1, 3, 4, 4)), T((1, 4, 4, 2))  # 48 x 4 neighbours
+    >>> grid_sampler_backward(y, grid)  # x (product, sum; 2 dimensions x 3)
+    Cost(macs=0, other=1536)
+    >>> grid_sampler_backward(y, grid, output_mask=(True, False))
+    Cost(macs=0, other=384)
+    >>> grid_sampler_backward(y, grid, interpolation_mode=1)  # one sum
+    Cost(macs=0, other=48)
+    """
+    of_input, of_grid = map(bool, output_mask)
+    if interpolation_mode == _NEAREST:
+        return Cost(0, grad_output.numel if of_input else 0)
     dims = len(grid.shape) - 2
-    return _blend((4 if interpolation_mode == _BICUBIC else 2) ** dims, out)
+    taps = _grid_taps(grid, interpolation_mode)
+    return Cost(0, grad_output.numel * taps * (2 * of_input + 3 * dims * of_grid))
 
 
 @flop_formula("aten.col2im")

@@ -37,6 +37,32 @@ def ceil_div(a: Dim, b: Dim) -> Dim:
     return -(-a // b)
 
 
+def larger(a: Dim, b: Dim) -> Dim:
+    """Return the larger of two sizes.
+
+    >>> larger(7, 2)
+    7
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    import sympy
+
+    return sympy.Max(a, b)
+
+
+def smaller(a: Dim, b: Dim) -> Dim:
+    """Return the smaller of two sizes.
+
+    >>> smaller(7, 2)
+    2
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    import sympy
+
+    return sympy.Min(a, b)
+
+
 def log2(n: Dim) -> Dim:
     """Return the binary logarithm, rounded up: how often `n` items can be halved.
 
