@@ -54,22 +54,9 @@ EXTRA_SAMPLES = 3
 
 BEFORE, AFTER = "as called", "as executed"
 
-UNTOLD = frozenset(
-    f"aten.{name}"
-    for name in (
-        "_sparse_addmm",
-        "_sparse_mm",
-        "_sparse_mm_reduce_impl",
-        "_sparse_mm_reduce_impl_backward",
-        "_sparse_sparse_matmul",
-        "hspmm",
-        "smm",
-        "sparse_sampled_addmm",
-        "sspaddmm",
-    )
-)
-"""Products of sparse matrices: what they cost depends on how many elements are stored, which no
-shape tells, so they are left unknown on purpose."""
+UNTOLD = frozenset({"aten._sparse_sparse_matmul"})
+"""Products of two sparse matrices: which elements meet depends on where they are stored, which
+nothing but the run tells, so they are left unknown on purpose."""
 
 
 @dataclass
@@ -122,6 +109,8 @@ class Call:
     tensors: list[torch.Tensor]
     wanted: list[bool]
     """For each tensor, whether the sample asks for its gradient."""
+    real: list[torch.Tensor]
+    """The sample's own tensors."""
 
 
 def prepare(operator: Any, sample: Any) -> Call:
@@ -141,7 +130,8 @@ def prepare(operator: Any, sample: Any) -> Call:
         return [leaf for leaf in torch_api.tree_leaves(found) if leaf is not None]
 
     tensors = [mode.from_tensor(leaves[place].detach(), static_shapes=True) for place in places]
-    return Call(mode, function, tensors, [leaves[place].requires_grad for place in places])
+    real = [leaves[place] for place in places]
+    return Call(mode, function, tensors, [tensor.requires_grad for tensor in real], real)
 
 
 def with_backward(call: Call) -> Callable[..., Any]:
@@ -174,6 +164,8 @@ def graph_of(call: Call, function: Callable[..., Any], *, dispatched: bool) -> M
     except Exception as error:
         raise UnsupportedError(reason(error)) from error
     recorder = Recorder()
+    placeholders = program.graph.find_nodes(op="placeholder")
+    recorder.real = dict(zip((node.name for node in placeholders), call.real, strict=True))
     for node in program.graph.nodes:
         if node.op == "placeholder":
             recorder.placeholder(node, "input", node.name)

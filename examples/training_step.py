@@ -13,7 +13,6 @@ from collections import Counter
 
 import torch
 import torchvision
-from torch.nn import functional as F
 
 import torchatlas as ta
 from torchatlas.graph import op_nodes
@@ -27,7 +26,7 @@ def main(batch: int) -> None:
         model,
         images,
         mode="training",
-        loss=lambda output: F.cross_entropy(output, labels),
+        loss=lambda output: torch.nn.functional.cross_entropy(output, labels),
         optimizer=torch.optim.AdamW,
     )
 

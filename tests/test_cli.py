@@ -134,6 +134,17 @@ FAILURES = [
     (("capture", "{net}:Net", "--arg", "depth=16", "--input", "8x32"), 1, ["unexpected keyword"]),
     (("capture", "{net}:broken", "--input", "8x32"), 1, ["RuntimeError: out of luck"]),
     (("capture", "{net}:answer", "--input", "8x32"), 1, ["not callable"]),
+    (
+        ("capture", "{net}:Net", "--input", "8x32", "--dynamic", "x=batch", "--dynamic", "n"),
+        2,
+        ["says of no input", "--dynamic NAME=DIM"],
+    ),
+    (("capture", "{net}:Net", "--input", "8x32", "--dynamic", "y=batch"), 2, ["'y' is no tensor"]),
+    (
+        ("capture", "{net}:Net", "--input", "8x32", "--dynamic", "x=_,width"),
+        1,
+        ["fixes 'width' to 32", "hint: leave"],
+    ),
     (("capture", "no/file.py:Net", "--input", "8x32"), 2, ["there is no file"]),
     (("capture", "no_such_package:Net", "--input", "8x32"), 2, ["no module 'no_such_package'"]),
     (("capture", "resnet18", "--input", "8x32"), 2, ["does not name a model", "timm:NAME"]),
@@ -157,6 +168,32 @@ def test_failures_say_what_to_do_and_leave_nothing(args, status, said, net, tmp_
         assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_cost_over_symbolic_sizes(net, tmp_path):
+    symbolic = ("--input", "x=1x32", "--dynamic", "batch")
+    rows = ("--at", "batch=1", "--at", "batch=8")
+    done = run("cost", f"{net}:Net", *symbolic, *rows)
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert first == "FLOPs = 512*batch"  # 2 x 32 x 8
+    assert "for batch: at least 1" in others
+    table = [line.split() for line in others[others.index("") + 1 :]]
+    assert table[0][:2] == ["sizes", "FLOPs"]
+    assert [row[:2] for row in table[1:]] == [["batch=1", "512"], ["batch=8", "4.1"]]
+    capture = ("capture", f"{net}:Net", *symbolic, "--format", "json", "--out", tmp_path)
+    assert run(*capture).returncode == 0
+    of_file = run("cost", tmp_path / "Net.json", *rows)
+    assert of_file.stdout == done.stdout
+    refused = run("cost", tmp_path / "Net.json", "--at", "bath=8")
+    assert refused.returncode == 2 and "its symbols are batch" in refused.stderr
+
+
+def test_cost_of_numbers(net):
+    done = run("cost", f"{net}:Net", "--input", "8x32")
+    assert done.stdout.splitlines()[0] == "FLOPs = 4.1 k"
+    refused = run("cost", f"{net}:Net", "--input", "8x32", "--at", "batch=8")
+    assert refused.returncode == 2 and "name them with --dynamic" in refused.stderr
 
 
 def test_usage_errors_of_the_parser_are_two():

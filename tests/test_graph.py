@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 import copy
 import pickle
+from dataclasses import replace
 
 import networkx as nx
 import pytest

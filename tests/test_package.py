@@ -17,6 +17,7 @@ def test_public_names():
         "ModelGraph",
         "__version__",
         "annotate",
+        "bind",
         "capture",
         "export",
         "flop_formula",

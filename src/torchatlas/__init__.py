@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .graph import ModelGraph, validate
     from .sums import totals
     from .text import summary, to_text
+    from .transforms.bind import bind
     from .viewing import view
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "ModelGraph",
     "__version__",
     "annotate",
+    "bind",
     "capture",
     "export",
     "flop_formula",
@@ -61,6 +63,7 @@ _HOMES = {
     "Cost": "annotations",
     "ModelGraph": "graph",
     "annotate": "annotations",
+    "bind": "transforms",
     "capture": "api",
     "export": "exporters",
     "flop_formula": "annotations",

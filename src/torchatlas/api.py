@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from .annotations import annotate
 from .graph import ModelGraph, build
 from .text import progress
+
+if TYPE_CHECKING:
+    from .frontends import Capture, Source
 
 
 def capture(
     model: Any,
     example: Any = None,
     *,
+    mode: Literal["forward", "training"] = "forward",
+    loss: Callable[[Any], Any] | None = None,
+    optimizer: Any = None,
     frontend: str = "auto",
     include_source: bool = False,
+    dynamic: Mapping[str, Mapping[int, str] | Sequence[str | None]] | Sequence[str] | None = None,
 ) -> ModelGraph:
     """Capture `model` into an annotated graph.
 
@@ -26,16 +34,70 @@ def capture(
     one served and why others did not. `include_source` keeps the line of code that called each
     op (``file:line``, relative) on the graph, and so in every file written from it.
 
-    Raises InputError where the model itself raises on the example, naming the module, the op
-    and the shapes, and CaptureError where no front end can capture it.
-    """
-    from .frontends import record
+    With ``mode="training"`` the graph is one training step: forward, loss, backward and, where
+    one is given, the optimizer's step; the key ``phase`` of a node says which. It holds the
+    operators that run below autograd, in eager order, and an output node ``gradient/NAME`` for
+    each parameter's gradient. `loss` makes a tensor of one element of what the model returns; by
+    default it is the output's own ``loss``, or else the sum of what the model returns.
+    `optimizer` is a `torch.optim.Optimizer` of the model's parameters, or a function that makes
+    one of a list of parameters; its state exists already, as after a first step. The model's own
+    parameters, buffers and mode (``train()`` or ``eval()``) stay as they are.
 
+    `dynamic` makes sizes symbolic: shapes and costs are then sympy expressions over names, and
+    `bind` puts numbers in their place. It says for an input, called by its argument or by the id
+    of its node (``batch/ids``), the name of a dimension: ``{"x": {0: "batch", 2: "height"}}``,
+    or of one after the other, None for a fixed one: ``{"x": ["batch", None, "height"]}``. Names
+    alone, ``["batch", "seq"]``, go to the leading dimensions of every input tensor that has that
+    many. One name in several places says that the sizes are equal. What the model demands of a
+    name stands in the graph's keys ``symbols`` and ``constraints``. The sizes of the example
+    matter where the model branches on one: its branch is captured, and kept as a constraint.
+
+    Raises InputError where the model itself raises on the example, naming the module, the op
+    and the shapes, or takes no other size for a name than one, and CaptureError where no front
+    end can capture it.
+    """
+    from .errors import UsageError
+    from .frontends import record, record_training
+
+    training = mode == "training"
+    if mode not in ("forward", "training"):
+        raise UsageError(f"there is no mode {mode!r}", hint="choose forward or training")
+    if training and frontend != "auto":
+        raise UsageError("a training step has a front end of its own", hint="leave frontend out")
+    if not training and (loss is not None or optimizer is not None):
+        raise UsageError("a loss or an optimizer needs a training step", hint='mode="training"')
+    if training and dynamic is not None:
+        raise UsageError("a training step has no symbolic sizes", hint="leave `dynamic` out")
     with progress(f"capturing {type(model).__name__}"):
-        found, source = record(model, example, frontend=frontend)
-        if not include_source:
-            for op in found.records:
-                op.source = ""
-        graph, source.ids = build(found.records, **found.attrs)
-        graph.source = source
-        return annotate(graph)
+        if training:
+            found, source = record_training(model, example, loss=loss, optimizer=optimizer)
+        else:
+            found, source = record(model, example, frontend=frontend, dynamic=dynamic)
+        graph = _graph(found, source, include_source)
+        if dynamic is not None:
+            _settle(graph, found, model, example, dynamic)
+        return graph
+
+
+def _graph(found: Capture, source: Source, include_source: bool = False) -> ModelGraph:
+    if not include_source:
+        for op in found.records:
+            op.source = ""
+    graph, source.ids = build(found.records, **found.attrs)
+    graph.source = source
+    return annotate(graph)
+
+
+def _settle(graph: ModelGraph, found: Capture, model: Any, example: Any, dynamic: Any) -> None:
+    from .assumptions import settle
+    from .frontends import record_at
+
+    made: dict[tuple[int, ...], ModelGraph] = {}
+
+    def fresh(sizes: Mapping[str, int]) -> ModelGraph:
+        key = tuple(sizes.values())
+        if key not in made:
+            made[key] = _graph(*record_at(model, example, dynamic, sizes))
+        return made[key]
+
+    settle(graph, found.sizes, found.assumptions, fresh)

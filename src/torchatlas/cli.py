@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,10 +42,21 @@ Arguments = Annotated[
 ]
 Train = Annotated[bool, typer.Option("--train", help="Training mode in place of eval mode.")]
 Frontend = Annotated[str, typer.Option(help="auto, export or fx.")]
+Mode = Annotated[
+    str, typer.Option(help="forward, or training: forward, loss and backward as one graph.")
+]
 Fake = Annotated[
     bool, typer.Option("--fake", help="Make no weights: for models larger than the memory.")
 ]
 Depth = Annotated[int, typer.Option(min=0, help="Levels of modules in the summary.")]
+Dynamic = Annotated[
+    list[str],
+    typer.Option(
+        "--dynamic",
+        help="Symbolic sizes: x=batch,_,height,width, or batch,seq for the leading dimensions "
+        "of every input that has as many.",
+    ),
+]
 Weights = Annotated[str, typer.Option(help="Weights in ONNX files: include, external or none.")]
 
 
@@ -66,12 +77,14 @@ def capture(
     include_source: Annotated[
         bool, typer.Option("--include-source", help="Keep the line of code of each op.")
     ] = False,
+    dynamic: Dynamic = [],  # noqa: B006
+    mode: Mode = "forward",
 ) -> None:
     """Capture MODEL, print its summary and write it to OUT."""
     formats = [_format(name) for name in format]
     _weights(weights)
     name = re.sub(r"[^\w.-]", "_", model.rpartition(":")[2]) or "model"
-    graph = _capture(model, input, arg, frontend, train, fake, include_source)
+    graph = _capture(model, input, arg, frontend, train, fake, include_source, dynamic, mode)
     _print(graph.summary(depth=depth))
     _make_folder(out)
     for chosen in formats:
@@ -110,20 +123,55 @@ def summary(
         str | None,
         typer.Option(
             help="Comma-separated: type, shape, ops, params, param_bytes, macs, flops, "
-            "flops_other, bytes, share."
+            "flops_other, flops_effective, int_ops, bytes, comm_bytes, intensity, share."
         ),
     ] = None,
     frontend: Frontend = "auto",
     train: Train = False,
     fake: Fake = False,
+    mode: Mode = "forward",
 ) -> None:
     """Print the module tree of a model or of a saved graph."""
     from .exporters import load
 
     saved = model.endswith(".json")
-    graph = load(model) if saved else _capture(model, input, arg, frontend, train, fake)
+    graph = load(model) if saved else _capture(model, input, arg, frontend, train, fake, mode=mode)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     _print(graph.summary(depth=depth, sort=sort, columns=chosen))
+
+
+@app.command()
+def cost(
+    model: Annotated[str, typer.Argument(help="A saved .json graph, or a model as in capture.")],
+    input: Input = [],  # noqa: B006
+    arg: Arguments = [],  # noqa: B006
+    dynamic: Dynamic = [],  # noqa: B006
+    at: Annotated[
+        list[str], typer.Option("--at", help="Sizes for a row of the table: batch=8,seq=4096.")
+    ] = [],  # noqa: B006
+    frontend: Frontend = "auto",
+    train: Train = False,
+    fake: Fake = False,
+) -> None:
+    """Print what a model costs, over its symbolic sizes and at given ones."""
+    from .exporters import load
+    from .text import costs
+
+    saved = model.endswith(".json")
+    if at and not saved and not dynamic:
+        raise UsageError("--at needs symbolic sizes", hint="name them with --dynamic")
+    if saved:
+        graph = load(model)
+    else:
+        graph = _capture(model, input, arg, frontend, train, fake, dynamic=dynamic)
+    _print(costs(graph, [(text, _bound(graph, text)) for text in at]))
+
+
+def _bound(graph: ModelGraph, text: str) -> ModelGraph:
+    from .frontends.loading import parse_sizes
+    from .transforms.bind import bind
+
+    return bind(graph, **parse_sizes(text))
 
 
 @app.command()
@@ -156,19 +204,35 @@ def _capture(
     train: bool,
     fake: bool,
     include_source: bool = False,
+    dynamic: Sequence[str] = (),
+    mode: Any = "forward",
 ) -> ModelGraph:
     from .text import progress
 
     with progress(f"loading {model}"):
         from .api import capture as capture_graph
-        from .frontends.loading import load_model, make_example, parse_argument, parse_input
+        from .frontends.loading import (
+            load_model,
+            make_example,
+            parse_argument,
+            parse_dynamic,
+            parse_input,
+        )
 
         made = dict(map(parse_argument, arguments))
+        symbols = parse_dynamic(dynamic)
         for text in inputs:
             parse_input(text)
         module = load_model(model, made, fake=fake).train(train)
         example = make_example(inputs, module)
-    return capture_graph(module, example, frontend=frontend, include_source=include_source)
+    return capture_graph(
+        module,
+        example,
+        mode=mode,
+        frontend=frontend,
+        include_source=include_source,
+        dynamic=symbols,
+    )
 
 
 def _format(name: str) -> str:

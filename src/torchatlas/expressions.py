@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import FormatError
-from .schema import Dim
+from .schema import Dim, TensorMeta
 
 if TYPE_CHECKING:
     import sympy
@@ -27,7 +27,7 @@ def parse(text: str) -> Dim:
     """Return the size that `text` stands for.
 
     It may hold integers, names, ``+ - * / // % **``, brackets and the functions Max, Min, Mod,
-    floor and ceiling. Raises FormatError for anything else.
+    floor, ceiling and log. Raises FormatError for anything else.
 
     >>> parse("2*batch + 1"), parse("6*7")
     (2*batch + 1, 42)
@@ -35,7 +35,7 @@ def parse(text: str) -> Dim:
     Traceback (most recent call last):
         ...
     torchatlas.errors.FormatError: "__import__('os')" is not a size
-      hint: a size is made of integers, names, + - * / // % ** and Max, Min, Mod, floor, ceiling
+      hint: a size has integers, names, + - * / // % ** and Max, Min, Mod, floor, ceiling, log
     """
     try:
         if len(text) > MAX_LENGTH:
@@ -44,8 +44,8 @@ def parse(text: str) -> Dim:
     except (ValueError, SyntaxError, RecursionError, MemoryError, ZeroDivisionError) as error:
         raise FormatError(
             f"{text[:80]!r} is not a size",
-            hint="a size is made of integers, names, + - * / // % ** and Max, Min, Mod, floor, "
-            "ceiling",
+            hint="a size has integers, names, + - * / // % ** and Max, Min, Mod, floor, "
+            "ceiling, log",
         ) from error
     return int(found) if getattr(found, "is_Integer", False) else found
 
@@ -80,7 +80,7 @@ def _floor_divide(left: Any, right: Any) -> Any:
     return sympy.floor(left / right)
 
 
-_FUNCTIONS = frozenset({"Max", "Min", "Mod", "floor", "ceiling"})
+_FUNCTIONS = frozenset({"Max", "Min", "Mod", "floor", "ceiling", "log"})
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -90,3 +90,109 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: lambda a, b: a % b,
     ast.Pow: lambda a, b: a**b,
 }
+
+
+# -- conditions on sizes ---------------------------------------------------------------------
+
+
+def condition(text: str) -> Any:
+    """Return the relation between sizes that `text` states, true or false where it is known.
+
+    It compares two sizes, as `parse` reads them, by ``== != < <= > >=``; ``and``, ``or`` and
+    ``not`` join comparisons. Raises FormatError for anything else.
+
+    >>> condition("Mod(height, 8) == 0"), condition("2*batch > 3 or batch == 1")
+    (Eq(Mod(height, 8), 0), Eq(batch, 1) | (2*batch > 3))
+    >>> condition("6 % 4 == 2")
+    True
+    """
+    try:
+        if len(text) > MAX_LENGTH:
+            raise ValueError("too long")
+        return _truth(ast.parse(text, mode="eval").body)
+    except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError) as e:
+        raise FormatError(
+            f"{text[:80]!r} is no condition on sizes",
+            hint="a condition compares sizes by == != < <= > >=, joined by and, or, not",
+        ) from e
+
+
+def _truth(node: ast.expr) -> Any:
+    import sympy
+
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _RELATIONS:
+            return getattr(sympy, _RELATIONS[type(op)][0])(_walk(left), _walk(right))
+        case ast.BoolOp(op=ast.And(), values=parts):
+            return sympy.And(*map(_truth, parts))
+        case ast.BoolOp(op=ast.Or(), values=parts):
+            return sympy.Or(*map(_truth, parts))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return sympy.Not(_truth(operand))
+    raise ValueError(f"{type(node).__name__} is not allowed")
+
+
+_RELATIONS: dict[type[ast.cmpop], tuple[str, str]] = {
+    ast.Eq: ("Eq", "=="),
+    ast.NotEq: ("Ne", "!="),
+    ast.Lt: ("Lt", "<"),
+    ast.LtE: ("Le", "<="),
+    ast.Gt: ("Gt", ">"),
+    ast.GtE: ("Ge", ">="),
+}
+
+
+def condition_text(relation: Any) -> str:
+    """Return a relation between sizes as `condition` reads it.
+
+    >>> condition_text(condition("height // 32 != 1 and width <= 512"))
+    'width <= 512 and floor(height/32) != 1'
+    """
+    import sympy
+
+    if isinstance(relation, sympy.And | sympy.Or):
+        word = " and " if isinstance(relation, sympy.And) else " or "
+        parts = sorted(relation.args, key=sympy.default_sort_key)
+        return word.join(f"({t})" if " or " in t else t for t in map(condition_text, parts))
+    if isinstance(relation, sympy.Not):
+        return f"not ({condition_text(relation.args[0])})"
+    signs = {getattr(sympy, name): sign for name, sign in _RELATIONS.values()}
+    sign = next(sign for kind, sign in signs.items() if isinstance(relation, kind))
+    return f"{relation.lhs} {sign} {relation.rhs}"
+
+
+# -- sizes inside other values -----------------------------------------------------------------
+
+
+class SizeMap:
+    """Puts every symbolic size in a value through a function, each distinct one once.
+
+    >>> double = SizeMap(lambda size: 2 * size)
+    >>> double({"shape": (symbol("batch"), 3), "meta": TensorMeta((symbol("seq"),))})
+    {'shape': (2*batch, 3), 'meta': TensorMeta(shape=(2*seq,), dtype='float32', device='cpu', \
+stride=None)}
+    """
+
+    def __init__(self, change: Callable[[Any], Any]) -> None:
+        """Keep `change`, which takes a sympy expression and returns a size."""
+        self._change = change
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        """Return `value` changed: a size, a tensor's metadata, or a tuple or mapping of them."""
+        if isinstance(value, TensorMeta):
+            return self._once(value, self._meta)
+        if isinstance(value, tuple) and type(value) is tuple:
+            return tuple(map(self, value))
+        if isinstance(value, Mapping):
+            return {key: self(item) for key, item in value.items()}
+        return self._once(value, self._change) if hasattr(value, "free_symbols") else value
+
+    def _meta(self, meta: TensorMeta) -> TensorMeta:
+        stride = None if meta.stride is None else self(meta.stride)
+        return TensorMeta(self(meta.shape), meta.dtype, meta.device, stride)
+
+    def _once(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        if value not in self._known:
+            self._known[value] = change(value)
+        return self._known[value]

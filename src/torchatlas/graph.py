@@ -17,12 +17,11 @@ from .schema import (
     NODE_FIELDS,
     REQUIRED_NODE_KEYS,
     VERSION,
-    Dim,
     Module,
     TensorMeta,
     Use,
 )
-from .validation import check_edge, check_keys, check_node
+from .validation import check_edge, check_graph, check_keys, check_node
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -292,6 +291,7 @@ def validate(graph: _DiGraph) -> None:
     its type, and where an edge runs against the order of execution.
     """
     check_keys(graph.graph, GRAPH_FIELDS, {"schema", "name"}, where=None)
+    check_graph(graph.graph)
     for name, node in graph.nodes(data=True):
         check_keys(node, NODE_FIELDS, REQUIRED_NODE_KEYS, where=name)
         check_node(name, node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .graph import in_order
@@ -241,7 +242,8 @@ def peak(graph: _DiGraph) -> Peak | None:
     if len(largest) > 1:
         import sympy
 
-        return Peak(sympy.Max(*largest), "", {}, {})
+        # Comparing them once more, as evaluating would, takes long and finds nothing.
+        return Peak(sympy.Max(*largest, evaluate=False), "", {}, {})
     (node,) = largest.values()
     return memory_at(graph, node)
 
@@ -260,10 +262,21 @@ def _largest(sizes: Mapping[Dim, str]) -> dict[Dim, str]:
 
 def _never_less(one: Dim, other: Dim) -> bool:
     """Say whether every term of ``one - other`` is known not to be negative."""
+    more, less = _terms(one), _terms(other)
+    return all(
+        more.get(term, 0) == less.get(term, 0)
+        or (more.get(term, 0) > less.get(term, 0) and term.is_nonnegative)
+        for term in {**more, **less}
+    )
+
+
+@lru_cache(maxsize=4096)
+def _terms(size: Dim) -> Mapping[Any, Any]:
+    """Return the factor of every product of symbols in `size`."""
     import sympy
 
-    terms = sympy.Add.make_args(sympy.expand(one - other))
-    return all(term.is_nonnegative for term in terms)
+    found: Mapping[Any, Any] = sympy.expand(sympy.sympify(size)).as_coefficients_dict()
+    return found
 
 
 def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:

@@ -63,6 +63,8 @@ class TensorMeta:
     device: str = "cpu"
     stride: tuple[Dim, ...] | None = None
     """Elements between neighbours along each dimension; None where the layout has no strides."""
+    nnz: Dim | None = None
+    """Elements that a sparse tensor stores; None for a dense one, or where it is not known."""
 
     @property
     def numel(self) -> Dim:
@@ -71,8 +73,8 @@ class TensorMeta:
 
     @property
     def nbytes(self) -> Dim:
-        """Bytes of all elements, as if stored densely."""
-        return _bytes(self.numel, self.dtype)
+        """Bytes of all elements; of a sparse tensor, of those that it stores, without indices."""
+        return _bytes(self.numel if self.nnz is None else self.nnz, self.dtype)
 
     @property
     def stored_bytes(self) -> Dim:
@@ -123,6 +125,27 @@ class Module:
 
     path: str
     type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """What a symbolic size may stand for: the multiples of a number from `min` to `max`.
+
+    >>> print(Symbol(32, 512, 32)), print(Symbol())
+    at least 32, at most 512, a multiple of 32
+    at least 1
+    (None, None)
+    """
+
+    min: int = 1
+    max: int | None = None
+    multiple_of: int = 1
+
+    def __str__(self) -> str:
+        parts = [f"at least {self.min}"]
+        parts += [f"at most {self.max}"] if self.max is not None else []
+        parts += [f"a multiple of {self.multiple_of}"] if self.multiple_of > 1 else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +257,14 @@ class GraphAttrs(TypedDict, total=False):
         Mapping[str, int], Field("op -> how many were left out as noise", "frontends")
     ]
     torch: Annotated[str, Field("version of torch that captured", "frontends")]
+    symbols: Annotated[
+        Mapping[str, Symbol],
+        Field("symbolic size -> what it may stand for", "frontends, transforms.bind"),
+    ]
+    constraints: Annotated[
+        tuple[str, ...],
+        Field("what else has to hold of the symbols: 'height != width'", "frontends"),
+    ]
 
 
 def _fields(attrs: type) -> dict[str, Field]:

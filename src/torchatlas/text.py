@@ -13,7 +13,7 @@ from .errors import UsageError
 from .graph import ModelGraph, in_order, inputs_of
 from .names import path_to_id
 from .schema import Dim, TensorMeta
-from .sums import Totals, totals
+from .sums import Totals, add_up, totals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +24,7 @@ _STEPS = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")
 
 
 def number(value: Dim | None, unit: str = "") -> str:
-    """Return a count with a prefix and three digits; symbolic ones as they are, unknown as ``?``.
+    """Return a count with a prefix and three digits; symbolic ones in full, unknown as ``?``.
 
     >>> number(1_814_073_344, "FLOP"), number(512, "B"), number(1500), number(None)
     ('1.81 GFLOP', '512 B', '1.5 k', '?')
@@ -34,7 +34,7 @@ def number(value: Dim | None, unit: str = "") -> str:
     if value is None:
         return "?"
     if not isinstance(value, int):
-        return f"{value} {unit}".strip()
+        return f"{polynomial(value)} {unit}".strip()
     for i, (size, prefix) in enumerate(_STEPS):
         if value >= size:
             digits = f"{value / size:.3g}"
@@ -46,18 +46,53 @@ def number(value: Dim | None, unit: str = "") -> str:
     return f"{value} {unit}".strip()
 
 
+def polynomial(value: Any) -> str:
+    """Return a symbolic count as a sum of products, unless that is longer than it is.
+
+    >>> from torchatlas.expressions import parse
+    >>> polynomial(parse("2*batch*(seq + 3) + 4*batch*seq"))
+    '6*batch*seq + 6*batch'
+    """
+    import sympy
+
+    text = str(value)
+    if value.count_ops() > 200:
+        return text
+    return min(str(sympy.expand(value)), text, key=len)
+
+
+def symbols_line(graph: ModelGraph) -> str:
+    """Return what the symbols of `graph` may stand for, in words; nothing where it has none.
+
+    >>> import torch, torchatlas as ta
+    >>> symbols_line(ta.capture(torch.nn.ReLU(), torch.zeros(2, 8), dynamic=["batch"]))
+    'batch: at least 1'
+    """
+    parts = [f"{name}: {known}" for name, known in graph.graph.get("symbols", {}).items()]
+    return "; ".join([*parts, *graph.graph.get("constraints", ())])
+
+
 def totals_line(found: Totals) -> str:
-    """Return totals as a sentence, with what is not counted."""
+    """Return totals as a sentence: what is computed, moved, held and sent, and what is unknown."""
     parts = [
         f"{number(found.params)} parameters ({number(found.param_bytes, 'B')})",
-        number(found.flops, "FLOP"),
+        number(found.flops, "FLOP") + _effective(found),
         f"{number(found.flops_other, 'FLOP')} outside contractions",
+        *([f"{number(found.int_ops, 'OP')} in integers"] if found.int_ops != 0 else []),
         f"{number(found.bytes_read, 'B')} read",
         f"{number(found.bytes_written, 'B')} written",
+        *([f"{number(found.comm_bytes, 'B')} sent"] if found.comm_bytes != 0 else []),
+        *([f"{number(found.peak_bytes, 'B')} at the peak"] if found.peak is not None else []),
         f"{found.coverage:.1%} of {found.ops} ops counted",
     ]
     unknown = ", ".join(f"{op} x{count}" for op, count in sorted(found.unknown.items()))
     return ", ".join(parts) + (f"; unknown: {unknown}" if unknown else "")
+
+
+def _effective(found: Totals) -> str:
+    if found.flops_effective == found.flops:
+        return ""
+    return f" ({number(found.flops_effective, 'FLOP')} without what masks skip)"
 
 
 @contextmanager
@@ -174,9 +209,21 @@ def _add(row: Row, node: Mapping[str, Any]) -> None:
             row.unknown[node["op"]] += 1
         shaped = [out for out in node["outputs"] if out is not None]
         row.shape = shape_text(shaped[0]) if shaped else row.shape
-    for key in ("params", "param_bytes", "macs", "flops", "flops_other"):
+    for key in _SUMMED:
         row.sums[key] += node.get(key) or 0
     row.sums["bytes"] += (node.get("bytes_read") or 0) + (node.get("bytes_written") or 0)
+
+
+_SUMMED = (
+    "params",
+    "param_bytes",
+    "macs",
+    "flops",
+    "flops_other",
+    "flops_effective",
+    "int_ops",
+    "comm_bytes",
+)
 
 
 def _share(row: Row, root: Row) -> str:
@@ -191,6 +238,14 @@ def _counted(row: Row, key: str, unit: str) -> str:
     return number(row.sums[key], unit) + mark
 
 
+def _intensity(row: Row, root: Row) -> str:
+    done = row.sums["flops"] + row.sums["flops_other"] + row.sums["int_ops"]
+    moved = row.sums["bytes"]
+    if not isinstance(done, int) or not isinstance(moved, int) or not moved:
+        return ""
+    return f"{done / moved:.3g}" + (" +?" if row.unknown else "")
+
+
 _COLUMNS: dict[str, tuple[str, Callable[[Row, Row], str]]] = {
     "type": ("type", lambda row, root: row.type.rpartition(".")[2]),
     "shape": ("output shape", lambda row, root: row.shape),
@@ -200,7 +255,11 @@ _COLUMNS: dict[str, tuple[str, Callable[[Row, Row], str]]] = {
     "macs": ("MACs", lambda row, root: _counted(row, "macs", "")),
     "flops": ("FLOPs", lambda row, root: _counted(row, "flops", "")),
     "flops_other": ("other FLOPs", lambda row, root: _counted(row, "flops_other", "")),
+    "flops_effective": ("effective FLOPs", lambda row, root: _counted(row, "flops_effective", "")),
+    "int_ops": ("integer OPs", lambda row, root: _counted(row, "int_ops", "")),
     "bytes": ("bytes", lambda row, root: number(row.sums["bytes"], "B")),
+    "comm_bytes": ("bytes sent", lambda row, root: number(row.sums["comm_bytes"], "B")),
+    "intensity": ("operations per byte", _intensity),
     "share": ("% of FLOPs", _share),
 }
 COLUMNS = ("type", "shape", "params", "flops", "bytes", "share")
@@ -210,14 +269,19 @@ COLUMNS = ("type", "shape", "params", "flops", "bytes", "share")
 class Summary:
     """A table of the module tree; prints in a terminal and shows in a notebook."""
 
-    def __init__(self, table: Table, foot: str) -> None:
-        self._table, self._foot = table, foot
+    def __init__(self, table: Table, foot: str, head: str = "") -> None:
+        self._table, self._foot, self._head = table, foot, head
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self._table, Text(self._foot))
+        shown = (Text(self._head), self._head), (self._table, self._rows), (Text(self._foot), True)
+        return Group(*(part for part, there in shown if there))
+
+    @property
+    def _rows(self) -> int:
+        return self._table.row_count
 
     def __str__(self) -> str:
         from io import StringIO
@@ -225,8 +289,12 @@ class Summary:
         from rich.console import Console
 
         console = Console(file=StringIO(), width=140, color_system=None, legacy_windows=False)
-        console.print(self)
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+        console.print(self._table)
+        table = console.file.getvalue() if self._rows else ""  # type: ignore[attr-defined]
+        lines = [line.rstrip() for line in table.splitlines()]
+        # What is said in words stays on one line, however long.
+        head, foot = (text.split("\n") if text else [] for text in (self._head, self._foot))
+        return "\n".join([*head, *lines, *foot])
 
     __repr__ = __str__
 
@@ -240,14 +308,15 @@ def summary(
     """Return the module tree down to `depth` as a table; sums include everything inside.
 
     `columns` are names among ``type, shape, ops, params, param_bytes, macs, flops, flops_other,
-    bytes, share``; `sort` orders the modules under each parent by one of the numbers, largest
-    first, in place of the order of execution. ``+?`` marks sums that miss an op whose cost is
-    unknown. Raises UsageError for a column that does not exist.
+    flops_effective, int_ops, bytes, comm_bytes, intensity, share``; `sort` orders the modules
+    under each parent by one of the numbers, largest first, in place of the order of execution.
+    ``+?`` marks sums that miss an op whose cost is unknown; ``intensity`` is in operations per
+    byte. Raises UsageError for a column that does not exist.
     """
     from rich.table import Table
 
     chosen = tuple(columns or COLUMNS)
-    sortable = ("ops", "params", "param_bytes", "macs", "flops", "flops_other", "bytes")
+    sortable = ("ops", *_SUMMED, "bytes")
     for name in chosen:
         _known(name, tuple(_COLUMNS))
     if sort is not None:
@@ -261,7 +330,8 @@ def summary(
     for level, row in _walk(root, depth, sort):
         cells = [_plain(_COLUMNS[name][1](row, root)) for name in chosen]
         table.add_row(_plain("  " * level + _own_name(row, graph)), *cells)
-    return Summary(table, f"\n{totals_line(totals(graph))}")
+    sizes = symbols_line(graph)
+    return Summary(table, f"\n{totals_line(totals(graph))}" + (f"\n{sizes}" if sizes else ""))
 
 
 def _known(name: str, names: Sequence[str]) -> None:
@@ -293,3 +363,49 @@ def _walk(row: Row, depth: int, sort: str | None, level: int = 0) -> Iterator[tu
 def _amount(row: Row, key: str) -> float:
     value = row.ops if key == "ops" else row.sums[key]
     return value if isinstance(value, int) else float("inf")
+
+
+# -- costs at several sizes ----------------------------------------------------------------
+
+_COSTS: dict[str, tuple[str, Callable[[Totals], Dim | None]]] = {
+    "FLOPs": ("", lambda found: found.flops),
+    "other FLOPs": ("", lambda found: found.flops_other),
+    "bytes": ("B", lambda found: add_up([found.bytes_read, found.bytes_written])),
+    "params": ("", lambda found: found.params),
+    "peak memory": ("B", lambda found: found.peak_bytes),
+}
+
+
+def _short(value: Dim | None, unit: str) -> str:
+    text = number(value, unit)
+    return text if len(text) < _LONGEST else f"depends on {', '.join(map(str, _free(value)))}"
+
+
+def _free(value: Any) -> list[Any]:
+    return sorted(value.free_symbols, key=str)
+
+
+_LONGEST = 1000
+"""Characters of an expression, from which on nobody would read it."""
+
+
+def costs(graph: ModelGraph, bound: Sequence[tuple[str, ModelGraph]]) -> Summary:
+    """Return the costs of `graph` as expressions, and a table of those of the `bound` graphs.
+
+    Each bound graph comes with the sizes that it is bound to, in words.
+    """
+    from rich.table import Table
+
+    whole = totals(graph)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("sizes", no_wrap=True)
+    for name in _COSTS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for sizes, one in bound:
+        found = totals(one)
+        cells = [number(amount(found), unit) for unit, amount in _COSTS.values()]
+        table.add_row(_plain(sizes), *map(_plain, cells))
+    lines = [f"{name} = {_short(amount(whole), unit)}" for name, (unit, amount) in _COSTS.items()]
+    if graph.graph.get("symbols"):
+        lines.append(f"for {symbols_line(graph)}")
+    return Summary(table, "", "\n".join([*lines, ""]) if bound else "\n".join(lines))

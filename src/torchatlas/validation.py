@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .errors import GraphError
-from .schema import KINDS, Field, Module, TensorMeta, Use, is_dim
+from .schema import KINDS, Field, Module, Symbol, TensorMeta, Use, is_dim
 
 
 def _is_str(value: object) -> bool:
@@ -62,6 +62,19 @@ def check_keys(
                 node=where,
                 hint=f"the declared keys are {', '.join(fields)}",
             )
+
+
+def check_graph(attrs: Mapping[str, Any]) -> None:
+    """Raise GraphError for symbols or constraints that are not of their key's type."""
+    symbols, constraints = attrs.get("symbols", {}), attrs.get("constraints", ())
+    described = isinstance(symbols, Mapping) and all(
+        isinstance(name, str) and isinstance(known, Symbol) for name, known in symbols.items()
+    )
+    if not described or not _all(str)(constraints):
+        raise GraphError(
+            "'symbols' or 'constraints' does not fit the schema",
+            hint="see torchatlas.schema.GraphAttrs",
+        )
 
 
 def check_node(name: str, node: Mapping[str, Any]) -> None:

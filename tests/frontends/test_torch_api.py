@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import torch
+from torch._functorch import vmap
 
 from torchatlas.frontends import noise, torch_api
 from torchatlas.frontends.metadata import op_info
@@ -62,14 +63,15 @@ class Region(torch.nn.Module):
 
 
 def test_noise_ops_exist():
-    for op in noise.ASSERTIONS | noise.IDENTITIES | noise.CONVERSIONS:
-        name = op.removeprefix("aten.")
-        assert hasattr(torch.ops.aten, name), op
-        assert op_info(
-            getattr(torch.ops.aten, name).default
-            if hasattr(getattr(torch.ops.aten, name), "default")
-            else getattr(torch.ops.aten, name)
-        ).op
+    names = noise.ASSERTIONS | noise.IDENTITIES | noise.CONVERSIONS | noise.SLICES | noise.VMAP
+    for op in names:
+        namespace, _, name = op.partition(".")
+        if namespace == "torch":  # functions of torch._C._functorch, seen under vmap
+            functions = (getattr(torch._C._functorch, name, None), getattr(vmap, name, None))
+            assert any(functions), op
+            continue
+        packet = getattr(torch.ops.aten, name)
+        assert op_info(packet.default if hasattr(packet, "default") else packet).op
 
 
 def test_quiet_restores_the_loggers():
@@ -79,3 +81,34 @@ def test_quiet_restores_the_loggers():
     with torch_api.quiet():
         assert logger.disabled
     assert not logger.disabled
+
+
+class Halves(torch.nn.Module):
+    def forward(self, x):
+        return x.view(2, -1) if x.shape[0] > 3 else x
+
+
+def test_guards_are_relations_over_the_symbols_of_the_inputs():
+    program = torch.export.export(
+        Halves(), (torch.zeros(8),), dynamic_shapes=({0: torch_api.AUTO},), strict=False
+    )
+    guards = torch_api.shape_guards(program)
+    symbols = set(program.range_constraints)
+    assert all(expr.free_symbols <= symbols for expr, _ in guards)
+    texts = [str(expr) for expr, _ in guards]
+    assert any("Mod(" in text for text in texts) and any("> 3" in text for text in texts)
+    assert any("test_torch_api.py" in place for _, place in guards)
+
+
+def test_recurrent_layers_run_whole_only_inside_the_block():
+    layer = torch.nn.LSTM(3, 4, batch_first=True)
+    x = torch.zeros(2, 5, 3, device="meta")
+    meta = torch.nn.LSTM(3, 4, batch_first=True, device="meta")
+    kernels = dict(torch.ops.aten.lstm.input.py_kernels)
+    with torch_api.whole_recurrent():
+        out, (hidden, _) = meta(x)
+        assert torch.ops.aten.lstm.input.py_kernels != kernels
+    assert torch.ops.aten.lstm.input.py_kernels == kernels
+    real, (real_hidden, _) = layer(torch.zeros(2, 5, 3))
+    assert (out.shape, out.stride()) == (real.shape, real.stride())
+    assert hidden.shape == real_hidden.shape

@@ -10,9 +10,10 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..errors import AtlasError, FormatError
-from ..expressions import parse
+from ..expressions import condition, parse
 from ..graph import ModelGraph, in_order, inputs_of, validate
 from ..schema import VERSION, Dim, Kind, Module, Phase, TensorMeta, Use
+from ..schema import Symbol as SymbolAttrs
 from ..sums import SUMMED, totals
 
 FORMAT = "torchatlas"
@@ -23,13 +24,14 @@ Size = Annotated[
 ]
 
 
-class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
+class Tensor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A tensor without its values; strides count elements."""
 
     shape: list[Size]
     dtype: str
     device: str
     stride: list[Size] | None
+    nnz: Size | None = None
 
 
 class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -87,6 +89,14 @@ class Edge(Struct, forbid_unknown_fields=True):
     bytes: Size
 
 
+class Symbol(Struct, forbid_unknown_fields=True):
+    """What a symbolic size may stand for: the multiples of a number, within bounds."""
+
+    min: Annotated[int, Meta(ge=1, le=_LARGEST)]
+    max: Number | None
+    multiple_of: Annotated[int, Meta(ge=1, le=_LARGEST)]
+
+
 class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the graph says of itself."""
 
@@ -96,6 +106,10 @@ class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
     modules: dict[str, str] | UnsetType = UNSET
     dropped: dict[str, Number] | UnsetType = UNSET
     torch: str | UnsetType = UNSET
+    symbols: dict[str, Symbol] | UnsetType = UNSET
+    constraints: Annotated[
+        list[str] | UnsetType, Meta(description="conditions on symbols: 'height != width'")
+    ] = UNSET
 
 
 class File(Struct, forbid_unknown_fields=True):
@@ -161,7 +175,8 @@ def _tensor(meta: TensorMeta | None) -> Tensor | None:
     if meta is None:
         return None
     stride = None if meta.stride is None else [_size(step) for step in meta.stride]
-    return Tensor([_size(n) for n in meta.shape], meta.dtype, meta.device, stride)  # type: ignore[misc, arg-type]
+    shape = [_size(n) for n in meta.shape]
+    return Tensor(shape, meta.dtype, meta.device, stride, _size(meta.nnz))  # type: ignore[arg-type]
 
 
 def _node(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,6 +257,12 @@ def _graph(file: File) -> ModelGraph:
         for key, value in msgspec.structs.asdict(file.graph).items()
         if value is not UNSET
     }
+    if file.graph.symbols is not UNSET:
+        header["symbols"] = {
+            name: SymbolAttrs(s.min, s.max, s.multiple_of) for name, s in file.graph.symbols.items()
+        }
+    for text in header.get("constraints", ()):
+        condition(text)
     graph = ModelGraph(schema=file.schema, **header)
     outputs = {node.id: tuple(map(_read_tensor, node.outputs)) for node in file.nodes}
     if len(outputs) < len(file.nodes):
@@ -268,7 +289,8 @@ def _read_tensor(tensor: Tensor | None) -> TensorMeta | None:
         None if sizes is None else tuple(map(_read_size, sizes))
         for sizes in (tensor.shape, tensor.stride)
     )
-    return TensorMeta(shape, tensor.dtype, tensor.device, stride)  # type: ignore[arg-type]
+    nnz = _read_size(tensor.nnz)
+    return TensorMeta(shape, tensor.dtype, tensor.device, stride, nnz)  # type: ignore[arg-type]
 
 
 def _read_node(

@@ -25,8 +25,9 @@ def record(
 ) -> tuple[Capture, Source]:
     """Turn `model` into records with the first front end that can.
 
-    With `dynamic`, sizes are symbolic; see `torchatlas.capture`. Raises InputError where the model itself raises on the example, CaptureError where no front
-    end serves, and UsageError for a front end that does not exist.
+    `dynamic` makes sizes symbolic, as `torchatlas.capture` has it. Raises InputError where the
+    model itself raises on the example, CaptureError where no front end serves, and UsageError
+    for a front end that does not exist.
     """
     from .example import arguments, as_module, to_fake, to_meta
     from .state import check_structure
@@ -141,6 +142,16 @@ def resize(model: Any, example: Any, wanted: Any, sizes: Mapping[str, int]) -> A
     module, _ = as_module(model)
     args = arguments(module, example)
     return dynamic.plan(module, args, wanted).resize(module, args, sizes)
+
+
+def record_at(
+    model: Any, example: Any, wanted: Any, sizes: Mapping[str, int]
+) -> tuple[Capture, Source]:
+    """Turn `model` into records with numbers for the sizes that `wanted` names."""
+    from .torch_api import whole_recurrent
+
+    with whole_recurrent():
+        return record(model, resize(model, example, wanted, sizes), frontend="export")
 
 
 def _order(module: nn.Module, frontend: str) -> tuple[str, ...]:

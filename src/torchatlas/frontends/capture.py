@@ -18,6 +18,10 @@ class Capture:
     """The ExportedProgram or GraphModule whose node names are the records' keys."""
     placeholders: dict[str, Any]
     """What the program's placeholders stand for: parameters, buffers, constants, the example."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """The sizes that symbols had while the model was captured."""
+    assumptions: tuple[str, ...] = ()
+    """Conditions on symbols that torch took for granted, and that may not matter."""
 
 
 @dataclass(slots=True)

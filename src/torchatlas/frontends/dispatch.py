@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..schema import Phase
 from . import metadata, torch_api
@@ -22,7 +21,7 @@ Stack = dict[str, tuple[str, type]]
 """Module calls as fx keeps them: path → path and class, from the root inwards."""
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records each operator as a node of `graph`, in the order in which they run.
 
     A node's metadata holds the value, the modules around the call, the line of code and the

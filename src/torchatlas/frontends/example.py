@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ class FunctionModule(nn.Module):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.forward = self.function = function
+        try:
+            inspect.signature(function)
+        except ValueError:  # a builtin, such as torch.mm, which torch cannot look into
+            self.forward = self.function = lambda *args, **kwargs: function(*args, **kwargs)
 
 
 def as_module(model: Any) -> tuple[nn.Module, str]:
@@ -88,6 +92,40 @@ def positional_names(model: nn.Module) -> list[str]:
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = signature.parameters.values() if signature is not None else ()
     return [p.name for p in parameters if p.kind in by_position]
+
+
+def input_name(placeholder: str, path: tuple[str, ...], positional: Sequence[str]) -> str:
+    """Name an input by its argument, and by the keys that lead to it inside the argument.
+
+    `path` begins with 0 and the position, or with 1 and the name. Where the names of positional
+    arguments are not known, torch's name of the placeholder tells.
+
+    >>> input_name("batch_ids", ("0", "0", "ids"), ["batch"])
+    'batch/ids'
+    >>> input_name("batch_ids", ("0", "0", "ids"), []), input_name("k", ("1", "k"), [])
+    ('batch/ids', 'k')
+    """
+    nested = path[2:]
+    if path[0] == "1":
+        argument = path[1]
+    elif int(path[1]) < len(positional):
+        argument = positional[int(path[1])]
+    else:
+        argument = placeholder.removesuffix("_" + "_".join(nested)) if nested else placeholder
+    return "/".join([argument, *(part.replace("/", "%2F") for part in nested)])
+
+
+def input_names(model: nn.Module, paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the names of the inputs that `paths` into the example lead to."""
+    signature = _signature(model)
+    parameters = signature.parameters.values() if signature is not None else ()
+    rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), "args")
+    positional = positional_names(model)
+    names = []
+    for path in paths:
+        extra = int(path[1]) - len(positional) if path[0] == "0" else 0
+        names.append(input_name("_".join((f"{rest}_{extra}", *path[2:])), path, positional))
+    return names
 
 
 def _names(model: nn.Module) -> set[str]:

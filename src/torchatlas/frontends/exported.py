@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -14,7 +15,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec,
 from ..schema import Kind
 from . import torch_api
 from .capture import Capture
-from .example import Args, Packed, has_opaque, pack, positional_names
+from .example import Args, Packed, has_opaque, input_name, pack, positional_names
 from .fx_graph import Recorder
 from .state import module_types, stack_of, tied
 
@@ -28,33 +29,56 @@ _KINDS: dict[InputKind, Kind] = {
 }
 
 
-def capture(model: nn.Module, args: Args, *, strict: bool) -> Capture:
+def capture(
+    model: nn.Module, args: Args, *, strict: bool, dynamic: Sequence[Any] | None = None
+) -> Capture:
     """Export `model` without decomposing it, and read the program.
 
-    Dataclasses that torch cannot take apart go in and out as dicts.
+    Dataclasses that torch cannot take apart go in and out as dicts. `dynamic` has, for every
+    leaf of the arguments, the dimensions that are symbolic.
     """
     if has_opaque(args):
-        return _capture_packed(model, args, strict)
+        return _capture_packed(model, args, strict, dynamic)
     try:
-        return read(_export(model, args, strict), model)
+        shapes = None if dynamic is None else _arguments(model, _like(args, dynamic))
+        return read(_export(model, args, strict, shapes), model)
     except Exception as error:
         if not torch_api.is_output_type_error(error):
             raise
-        return _capture_packed(model, args, strict)
+        return _capture_packed(model, args, strict, dynamic)
 
 
-def _capture_packed(model: nn.Module, args: Args, strict: bool) -> Capture:
+def _capture_packed(
+    model: nn.Module, args: Args, strict: bool, dynamic: Sequence[Any] | None
+) -> Capture:
     plain, classes = pack(args)
-    program = _export(Packed(model, classes), (plain, {}), strict)
+    shapes = None
+    if dynamic is not None:
+        shapes = dict(zip(("args", "kwargs"), _like(plain, dynamic), strict=True))
+    program = _export(Packed(model, classes), (plain, {}), strict, shapes)
     return read(program, model, prefix=Packed.PREFIX)
 
 
-def _export(model: nn.Module, args: Args, strict: bool) -> ExportedProgram:
+def _like(tree: Any, leaves: Sequence[Any]) -> Any:
+    items = iter(leaves)
+    return torch_api.tree_map(lambda _: next(items), tree)
+
+
+def _arguments(model: nn.Module, shapes: Any) -> dict[str, Any]:
+    """Return what belongs to each argument by its name, as `torch.export` takes dynamic shapes."""
+    return dict(inspect.signature(model.forward).bind(*shapes[0], **shapes[1]).arguments)
+
+
+def _export(
+    model: nn.Module, args: Args, strict: bool, shapes: dict[str, Any] | None = None
+) -> ExportedProgram:
     # On the meta device literals must be made there too, or they would meet meta tensors.
     tensors = [leaf for leaf in torch_api.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     on_meta = bool(tensors) and all(tensor.is_meta for tensor in tensors)
     with torch.device("meta") if on_meta else nullcontext():
-        return torch.export.export(model, args[0], args[1] or None, strict=strict)
+        return torch.export.export(
+            model, args[0], args[1] or None, dynamic_shapes=shapes, strict=strict
+        )
 
 
 def read(program: ExportedProgram, model: nn.Module | None = None, *, prefix: str = "") -> Capture:
@@ -81,6 +105,7 @@ class _Reader:
 
     def read(self) -> Capture:
         recorder = self.recorder
+        recorder.real = placeholders = self._placeholders()
         self._inputs()
         for node in self.program.graph.nodes:
             if node.op not in ("placeholder", "output"):
@@ -92,7 +117,7 @@ class _Reader:
             "modules": self.modules,
             "dropped": dict(sorted(recorder.dropped.items())),
         }
-        return Capture(recorder.records, attrs, self.program, self._placeholders())
+        return Capture(recorder.records, attrs, self.program, placeholders)
 
     # -- inputs ----------------------------------------------------------------------------
 
@@ -163,7 +188,7 @@ class _Reader:
             paths = [path[1:] for path in paths]
         positional = positional_names(self.model) if self.model is not None else []
         return {
-            name: _input_name(name, path, positional)
+            name: input_name(name, path, positional)
             for name, path in zip(names, paths, strict=True)
         }
 
@@ -196,24 +221,3 @@ class _Reader:
 
 def _inputs_first(spec: InputSpec) -> bool:
     return spec.kind != InputKind.USER_INPUT
-
-
-def _input_name(placeholder: str, path: tuple[str, ...], positional: Sequence[str]) -> str:
-    """Name an input by its argument, and by the keys that lead to it inside the argument.
-
-    `path` begins with 0 and the position, or with 1 and the name. Where the names of positional
-    arguments are not known, torch's name of the placeholder tells.
-
-    >>> _input_name("batch_ids", ("0", "0", "ids"), ["batch"])
-    'batch/ids'
-    >>> _input_name("batch_ids", ("0", "0", "ids"), []), _input_name("k", ("1", "k"), [])
-    ('batch/ids', 'k')
-    """
-    nested = path[2:]
-    if path[0] == "1":
-        argument = path[1]
-    elif int(path[1]) < len(positional):
-        argument = positional[int(path[1])]
-    else:
-        argument = placeholder.removesuffix("_" + "_".join(nested)) if nested else placeholder
-    return "/".join([argument, *(part.replace("/", "%2F") for part in nested)])

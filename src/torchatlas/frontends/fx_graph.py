@@ -49,6 +49,8 @@ class Recorder:
         around the model, which is left out of every path.
         """
         self._root, self._prefix = root, prefix
+        self.real: Mapping[str, Any] = {}
+        """What placeholders stand for, by name, where that has values."""
         self.records: list[OpRecord] = []
         self.dropped: Counter[str] = Counter()
         self._by_key: dict[str, OpRecord] = {}
@@ -102,6 +104,9 @@ class Recorder:
         """Record an input, parameter, buffer or constant from a placeholder or `get_attr`."""
         value = node.meta.get("val")
         meta = metadata.value_meta(value)
+        nnz = metadata.stored_elements(self.real.get(node.name))
+        if meta is not None and nnz is not None:
+            meta = replace(meta, nnz=nnz)
         args: dict[str, RecordArg] = {}
         if not isinstance(value, torch.Tensor) and metadata.is_constant(value):
             args, meta = {"value": metadata.literal(value)}, None

@@ -184,6 +184,42 @@ def parse_input(text: str) -> tuple[str | None, torch.Tensor]:
     return match["name"], torch.randn(shape, generator=generator).to(dtype)
 
 
+def parse_dynamic(texts: Sequence[str]) -> Any:
+    """Return what `torchatlas.capture` takes as `dynamic` from the texts of the option.
+
+    ``x=batch,_,height`` names the dimensions of one input, ``_`` one that is fixed; names alone,
+    ``batch,seq``, go to the leading dimensions of every input tensor that has that many.
+
+    >>> parse_dynamic(["x=batch,_,height", "y=batch"]), parse_dynamic(["batch,seq"])
+    ({'x': ['batch', None, 'height'], 'y': ['batch']}, ['batch', 'seq'])
+    """
+    if not texts:
+        return None
+    parts = [text.rpartition("=") for text in texts]
+    shared = [names for name, _, names in parts if not name]
+    if shared and len(texts) > 1:
+        raise UsageError(
+            f"{shared[0]!r} says of no input that it is meant",
+            hint="write --dynamic NAME=DIM,DIM for each input, or --dynamic DIM,DIM once",
+        )
+    named = {
+        name: [None if dim == "_" else dim for dim in dims.split(",")] for name, _, dims in parts
+    }
+    return named.get("", named)
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """Return the sizes in ``batch=8,seq=4096``.
+
+    >>> parse_sizes("batch=8,seq=4096")
+    {'batch': 8, 'seq': 4096}
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and size.strip().isdecimal() for name, _, size in pairs):
+        raise UsageError(f"{text!r} is no list of sizes", hint="write --at batch=8,seq=4096")
+    return {name.strip(): int(size) for name, _, size in pairs}
+
+
 def make_example(inputs: Sequence[str], model: nn.Module) -> Any:
     """Return the example that the texts of `inputs` describe, or the model's own default.
 

@@ -169,6 +169,20 @@ def tensor_meta(tensor: torch.Tensor) -> TensorMeta:
     )
 
 
+def stored_elements(tensor: Any) -> int | None:
+    """Return how many elements a real sparse tensor stores; None for anything else.
+
+    >>> stored_elements(torch.eye(3).to_sparse()), stored_elements(torch.eye(3).to_sparse_csr())
+    (3, 3)
+    """
+    if not isinstance(tensor, torch.Tensor) or isinstance(tensor, torch_api.FakeTensor):
+        return None  # a tensor without values does not know
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values().numel()
+    compressed = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+    return tensor.values().numel() if tensor.layout in compressed else None
+
+
 def nested_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """Return a nested tensor's shape with the ragged dimension at its longest."""
     parts = [part.shape for part in tensor.unbind()]

@@ -97,6 +97,8 @@ class _Reader:
         placeholders = self.program.graph.find_nodes(op="placeholder")
         state = [name.removeprefix("graph.") for name in self.state]
         nodes = dict(zip(state, placeholders, strict=False))
+        given = dict(zip((node.name for node in placeholders), values, strict=True))
+        self.recorder.real = given
         for name, node in zip(self.inputs, placeholders[len(state) :], strict=True):
             self.recorder.placeholder(node, "input", name)
         self._state(nodes)
@@ -107,7 +109,6 @@ class _Reader:
         dropped = dict(sorted(self.recorder.dropped.items()))
         name = type(self.model).__name__
         attrs = {"name": name, "modules": self.types, "dropped": dropped}
-        given = dict(zip((node.name for node in placeholders), values, strict=True))
         return Capture(self.recorder.records, attrs, self.program, given)
 
     def _state(self, nodes: Mapping[str, fx.Node]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, TextIO, cast
 
@@ -15,12 +15,17 @@ from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 TESTED_VERSIONS = ("2.11", "2.15")
 """Versions of torch on which these private names were checked."""
+
+AUTO = torch.export.Dim.AUTO
+"""Marks a dimension that `torch.export` makes a symbol of where the model lets it."""
 
 tree_leaves: Callable[[Any], list[Any]] = pytree.tree_leaves
 tree_map: Callable[[Callable[[Any], Any], Any], Any] = pytree.tree_map
@@ -86,6 +91,76 @@ def is_fake_limitation(error: BaseException) -> bool:
     if isinstance(error, _FAKE_LIMITATIONS):
         return True
     return any(words in str(error) for words in ("FakeTensor", "data pointer", "meta tensor"))
+
+
+def shape_guards(program: ExportedProgram) -> list[tuple[Any, str]]:
+    """Return the conditions on sizes that an export relied on, each with the place it came from.
+
+    Conditions are sympy relations over torch's symbols; a place reads as a line of a traceback.
+    """
+    environments = (getattr(mode, "shape_env", None) for mode in _fake_modes(program))
+    env = next((found for found in environments if found is not None), None)
+    guards = getattr(env, "guards", None) or ()
+    known = getattr(env, "replacements", None) or {}
+    return [(_replaced(guard.expr, known), _place(guard)) for guard in guards]
+
+
+def _replaced(expr: Any, known: Mapping[Any, Any]) -> Any:
+    for _ in range(8):  # replacements may lead to others
+        found = expr.xreplace({k: v for k, v in known.items() if not v.is_Integer})
+        if found == expr:
+            break
+        expr = found
+    return expr
+
+
+def _fake_modes(program: ExportedProgram) -> Iterator[FakeTensorMode]:
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            yield value.fake_mode
+
+
+def _place(guard: Any) -> str:
+    frame: Any = getattr(getattr(guard, "sloc", None), "framework_loc", None)
+    name = getattr(frame, "filename", None)
+    return f'File "{name}", line {frame.lineno}' if name else ""
+
+
+def _recurrent(
+    input: torch.Tensor, hx: Any, params: Any, has_biases: bool, layers: int, *flags: Any
+) -> tuple[torch.Tensor, ...]:
+    """Return what a recurrent layer produces, as far as shapes, data types and strides go."""
+    states = list(hx) if isinstance(hx, list | tuple) else [hx]
+    *_, bidirectional, batch_first = flags
+    first, second = input.shape[:2]
+    length, batch = (second, first) if batch_first else (first, second)
+    width = states[0].shape[2] * (2 if bidirectional else 1)
+    out = input.new_empty((length, batch, width))
+    return (
+        out.transpose(0, 1) if batch_first else out,
+        *(input.new_empty(state.shape) for state in states),
+    )
+
+
+@contextmanager
+def whole_recurrent() -> Iterator[None]:
+    """Keep torch from running recurrent layers step by step, which fixes the sequence's length.
+
+    Their results then have shapes, but tensors must not hold values. Not safe for threads.
+    """
+    names = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    ops: list[Any] = [getattr(torch.ops.aten, name).input for name in names]
+    before = [dict(op.py_kernels) for op in ops]
+    try:
+        for op in ops:
+            op.py_kernels.update(dict.fromkeys(op.py_kernels, _recurrent))
+            op._dispatch_cache.clear()
+        yield
+    finally:
+        for op, kernels in zip(ops, before, strict=True):
+            op.py_kernels.update(kernels)
+            op._dispatch_cache.clear()
 
 
 def storage_of(tensor: torch.Tensor) -> int | None:
@@ -191,8 +266,45 @@ def trace_decomposed(target: Any, args: Any, kwargs: Any) -> torch.fx.GraphModul
         for place, tensor in zip(places, tensors, strict=True):
             given[place] = tensor
         inner_args, inner_kwargs = pytree.tree_unflatten(given, spec)
-        found = target.decompose(*inner_args, **inner_kwargs) if rule is target else NotImplemented
+        # The table holds torch's reference in Python, which leads to `prims` rather than `aten`.
+        own = target._can_decompose()
+        found = target.decompose(*inner_args, **inner_kwargs) if own else NotImplemented
         return rule(*inner_args, **inner_kwargs) if found is NotImplemented else found
 
     with modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True):
         return make_fx(run)(*(leaves[place] for place in places))
+
+
+def forward_step() -> int:
+    """Return the number of the autograd node that the running forward operator belongs to."""
+    return int(torch._C._autograd._get_sequence_nr()) - 1
+
+
+def backward_step() -> tuple[int, torch.Tensor | None] | None:
+    """Return the number of the autograd node whose backward is running, None outside of one.
+
+    Where the node adds to a parameter's gradient, the second item is the parameter.
+    """
+    node: Any = torch._C._current_autograd_node()
+    if node is None:
+        return None
+    return int(node._sequence_nr()), getattr(node, "variable", None)
+
+
+def triton_kernel(target: Any, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return the name of the Triton kernel that a call launches, and its arguments.
+
+    None where `target` launches none.
+    """
+    if getattr(target, "__name__", "") not in _TRITON:
+        return None
+    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
+
+    kernel: Any = kernel_side_table.get_kernel(kwargs["kernel_idx"])
+    while not hasattr(kernel, "__name__") and hasattr(kernel, "fn"):
+        kernel = kernel.fn  # an autotuner, or a heuristic, around the kernel
+    constants = kernel_side_table.get_constant_args(kwargs["constant_args_idx"])
+    return str(getattr(kernel, "__name__", "kernel")), {**kwargs["kwargs"], **constants}
+
+
+_TRITON = ("triton_kernel_wrapper_functional", "triton_kernel_wrapper_mutation")

@@ -19,7 +19,7 @@ from ..schema import Kind
 from . import torch_api
 from .capture import Capture
 from .dispatch import Tracer
-from .example import Args, fake, fake_mode_of, pack, positional_names
+from .example import Args, fake, fake_mode_of, input_names, pack
 from .fx_graph import Recorder
 from .state import module_types, stack_of, tied
 
@@ -76,14 +76,13 @@ class _Step:
             self._optimizer(optimizer)
 
     def _inputs(self, args: Args) -> None:
-        names = positional_names(self.model)
         found = torch_api.tree_flatten_with_names(args)
+        names = input_names(self.model, [path for path, _ in found])
         fakes = []
-        for path, leaf in found:
+        for name, (_, leaf) in zip(names, found, strict=True):
             made = fake(self.mode, leaf)
             fakes.append(made)
             if isinstance(made, torch.Tensor):
-                name = input_name(path, names)
                 self.inputs[name] = node = self.tracer.placeholder(_identifier(name), made)
                 self.given[node.name] = leaf
         leaves = iter(fakes)
@@ -143,21 +142,6 @@ class _Step:
             if gradient is not None:
                 node = self.tracer.node_of(gradient)
                 self.returned.append((("gradient", *name.split(".")), node))
-
-
-def input_name(path: tuple[str, ...], positional: list[str]) -> str:
-    """Name an input by its argument, and by the keys that lead to it inside the argument.
-
-    >>> input_name(("0", "0"), ["x"]), input_name(("1", "mask"), []), input_name(("0", "1"), [])
-    ('x', 'mask', 'args/1')
-    """
-    if path[0] == "1":
-        argument = path[1]
-    elif int(path[1]) < len(positional):
-        argument = positional[int(path[1])]
-    else:
-        argument = f"args/{path[1]}"
-    return "/".join([argument, *(part.replace("/", "%2F") for part in path[2:])])
 
 
 def _identifier(name: str) -> str:
@@ -234,6 +218,7 @@ class _Reader:
         step, tracer, recorder = self.step, self.step.tracer, self.recorder
         tracer.graph.output(tuple(node for _, node in step.returned))
         program = fx.GraphModule(tracer.root, tracer.graph)
+        recorder.real = step.given
         for name, node in step.inputs.items():
             recorder.placeholder(node, "input", name)
         self._state()

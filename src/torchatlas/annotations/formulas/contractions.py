@@ -38,7 +38,11 @@ def matmul(self: TensorMeta, out: TensorMeta) -> Cost:
     Cost(macs=4200, other=0)
     >>> matmul(T((6,)), T(()))  # a dot product
     Cost(macs=6, other=0)
+    >>> matmul(T((4, 8), nnz=5), T((4, 3)))  # of a sparse matrix, what is stored: 5 x 3
+    Cost(macs=15, other=0)
     """
+    if self.nnz is not None:
+        return Cost(self.nnz * product(out.shape[1:]))
     return Cost(out.numel * self.shape[-1])
 
 
@@ -88,7 +92,7 @@ def addmm(mat1: TensorMeta, out: TensorMeta, beta: float = 1) -> Cost:
     >>> addmm(T((32, 64)), T((32, 96)), beta=0)  # nothing to add
     Cost(macs=196608, other=0)
     """
-    return Cost(out.numel * mat1.shape[-1], out.numel if beta != 0 else 0)
+    return Cost(matmul(mat1, out).macs, out.numel if beta != 0 else 0)
 
 
 @flop_formula("aten._addmm_activation")

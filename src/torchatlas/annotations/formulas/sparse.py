@@ -1,8 +1,9 @@
 """Sparse tensors: only stored elements are multiplied.
 
 Where two of four elements are stored, their number follows from the shape. How many a tensor in
-COO or CSR layout stores is known at run time only, so its products have no formula and stay
-unknown; a dense bound would be wrong by orders of magnitude.
+COO or CSR layout stores is known of what goes into a model, as `TensorMeta.nnz`; of what is made
+on the way it is known at run time only, and a product with it stays unknown, because a dense
+bound would be wrong by orders of magnitude.
 """
 
 # ruff: noqa: N803 - arguments have the names of the schemas
@@ -90,6 +91,93 @@ def semi_structured_choice(input: TensorMeta) -> Cost:
     Cost(macs=0, other=512)
     """
     return Cost(0, input.numel)
+
+
+# -- stored elements -----------------------------------------------------------------------
+
+
+@flop_formula("aten._sparse_mm", "aten.hspmm", "aten.smm")
+def sparse_mm(
+    out: TensorMeta,
+    sparse: TensorMeta | None = None,
+    mat1: TensorMeta | None = None,
+    self: TensorMeta | None = None,
+) -> Cost | None:
+    """Multiply a sparse matrix by a dense one (k, n): n products for each stored element.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> sparse_mm(T((4, 3)), sparse=T((4, 8), nnz=5))  # 5 x 3
+    Cost(macs=15, other=0)
+    >>> sparse_mm(T((4, 3)), sparse=T((4, 8))) is None
+    True
+    """
+    matrix = sparse or mat1 or self
+    if matrix is None or matrix.nnz is None:
+        return None
+    return Cost(matrix.nnz * out.shape[-1])
+
+
+@flop_formula("aten._sparse_mm_reduce_impl")
+def sparse_mm_reduce(self: TensorMeta, out: TensorMeta, reduce: str) -> Cost | None:
+    """Multiply as `sparse_mm` does, and combine with a sum, a mean, a maximum or a minimum.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> sparse_mm_reduce(T((4, 8), nnz=5), T((4, 3)), "sum")  # 5 x 3
+    Cost(macs=15, other=0)
+    >>> sparse_mm_reduce(T((4, 8), nnz=5), T((4, 3)), "amax")  # 15 products, 15 comparisons
+    Cost(macs=0, other=30)
+    >>> sparse_mm_reduce(T((4, 8), nnz=5), T((4, 3)), "mean")  # 12 divisions
+    Cost(macs=15, other=12)
+    """
+    if self.nnz is None:
+        return None
+    products = self.nnz * out.shape[-1]
+    if reduce in ("sum", "mean"):
+        return Cost(products, out.numel if reduce == "mean" else 0)
+    return Cost(0, 2 * products)
+
+
+@flop_formula("aten._sparse_mm_reduce_impl_backward")
+def sparse_mm_reduce_backward(
+    self: TensorMeta, grad_out: TensorMeta, output_mask: tuple[bool, ...]
+) -> Cost | None:
+    """Take the gradients asked for: of the stored elements, and of the dense matrix.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> sparse_mm_reduce_backward(T((4, 8), nnz=5), T((4, 3)), (True, True))  # twice 5 x 3
+    Cost(macs=30, other=0)
+    """
+    if self.nnz is None:
+        return None
+    return Cost(self.nnz * grad_out.shape[-1] * sum(map(bool, output_mask)))
+
+
+@flop_formula("aten._sparse_addmm", "aten.sspaddmm")
+def sparse_addmm(
+    mat1: TensorMeta, mat2: TensorMeta, out: TensorMeta, beta: float = 1
+) -> Cost | None:
+    """Add to the product of a sparse and a dense matrix.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> sparse_addmm(T((4, 8), nnz=5), T((8, 3)), T((4, 3)))  # 5 x 3; 12 additions
+    Cost(macs=15, other=12)
+    """
+    if mat1.nnz is None:
+        return None
+    return Cost(mat1.nnz * mat2.shape[-1], out.numel if beta != 0 else 0)
+
+
+@flop_formula("aten.sparse_sampled_addmm")
+def sampled_addmm(self: TensorMeta, mat1: TensorMeta, beta: float = 1) -> Cost | None:
+    """Multiply dense matrices (m, k) and (k, n) only where `self` stores an element, and add.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> sampled_addmm(T((4, 3), nnz=5), T((4, 8)))  # 5 x 8; 5 additions
+    Cost(macs=40, other=5)
+    """
+    if self.nnz is None:
+        return None
+    return Cost(self.nnz * mat1.shape[-1], self.nnz if beta != 0 else 0)
 
 
 # -- layouts -------------------------------------------------------------------------------

@@ -1,0 +1,5 @@
+"""Transforms return a new graph and leave the one that they are given as it is."""
+
+from .bind import bind
+
+__all__ = ["bind"]
