@@ -45,7 +45,7 @@ import torchatlas as ta
 from torchatlas.annotations import annotate
 from torchatlas.frontends import torch_api
 from torchatlas.frontends.capture import Source
-from torchatlas.frontends.fx_graph import Recorder
+from torchatlas.frontends.fx_graph import read_trace
 from torchatlas.graph import ModelGraph, build, op_nodes
 
 COUNTS = ("macs", "flops", "flops_other", "flops_effective", "int_ops", "bytes_read")
@@ -163,15 +163,9 @@ def graph_of(call: Call, function: Callable[..., Any], *, dispatched: bool) -> M
             program = make_fx(function, pre_dispatch=not dispatched)(*call.tensors)
     except Exception as error:
         raise UnsupportedError(reason(error)) from error
-    recorder = Recorder()
     placeholders = program.graph.find_nodes(op="placeholder")
-    recorder.real = dict(zip((node.name for node in placeholders), call.real, strict=True))
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            recorder.placeholder(node, "input", node.name)
-        elif node.op != "output":
-            recorder.visit(node, program)
-    graph, ids = build(recorder.records, name="")
+    real = dict(zip((node.name for node in placeholders), call.real, strict=True))
+    graph, ids = build(read_trace(program, real), name="")
     graph.source = Source("trace", program, {}, ids=ids)
     return graph
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 import models
 import torchatlas as ta
@@ -51,6 +53,34 @@ def test_unknown_costs_are_marked(captured):
     graph.nodes["mean"]["flops"] = None
     assert "+?" in str(graph.summary())
     assert "+?" not in str(captured("tiny").summary())
+
+
+def test_totals_name_only_what_is_there(captured):
+    line = str(ta.totals(captured("tiny")))
+    assert "at the peak" in line
+    assert "integers" not in line and "masks skip" not in line and "sent" not in line
+    query = torch.zeros(1, 2, 4, 8)
+    graph = ta.capture(
+        lambda q: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True), query
+    )
+    # 2 x 16 scores, of which each row sees one more than the last: 2 x 10
+    assert "1.02 kFLOP (640 FLOP without what masks skip)" in str(ta.totals(graph))
+    graph = ta.capture(lambda a: torch._int_mm(a, a), torch.zeros(32, 32, dtype=torch.int8))
+    assert "0 FLOP, " in str(ta.totals(graph))
+    assert "65.5 kOP in integers" in str(ta.totals(graph))
+
+
+def test_intensity_is_operations_per_byte():
+    graph = ta.capture(nn.Linear(16, 16, bias=False), torch.zeros(16, 16))
+    table = lines(graph.summary(columns=["flops_effective", "intensity"]))
+    # 2 x 16^3 FLOP over 3 x 16^2 x 4 B
+    assert table[1].split()[-1] == "2.67"
+    assert ta.totals(graph).intensity == 2 * 16**3 / (3 * 16**2 * 4)
+
+
+def test_long_lines_are_not_cut(captured):
+    last = lines(captured("resnet18").summary(depth=0))[-1]
+    assert last.endswith("ops counted") and len(last) > 140
 
 
 def test_hostile_names_stay_text():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .graph import in_order
-from .schema import Dim, TensorMeta
+from .schema import Dim
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -32,8 +32,8 @@ GRADIENT = "gradient/"
 class Storage:
     """A piece of memory: the tensors that share it, and how long it is needed.
 
-    `node` is the one that sets it aside and `tensors` are the outputs in it; `first` and `last`
-    are the indices of the one that sets it aside and of the last one that needs it.
+    `node` is the one that sets it aside; `first` and `last` are the indices of that node and of
+    the last one that needs it.
     """
 
     node: str
@@ -43,15 +43,19 @@ class Storage:
     last: int
     held: bool
     """Whether it is there before anything runs: the caller's."""
-    tensors: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Lifetimes:
-    """The storages of a graph, its nodes in order, and the index of each node's first reader."""
+    """The storages of a graph, in the order in which they are set aside.
+
+    `nodes` are all nodes in the order of execution, `behind` has the storage of each of a node's
+    outputs, and `first_use` the index of a node's first reader.
+    """
 
     nodes: list[tuple[str, dict[str, Any]]]
     storages: list[Storage]
+    behind: dict[str, tuple[Storage, ...]]
     first_use: dict[str, int]
 
 
@@ -65,37 +69,23 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
     the arguments of a running call.
     """
     found: dict[Any, Storage] = {}
-    owned: dict[str, tuple[Any, ...]] = {}
+    behind: dict[str, tuple[Storage, ...]] = {}
     nodes = in_order(graph)
     end = nodes[-1][1]["index"] if nodes else 0
     calls = _calls(nodes)
     first_use: dict[str, int] = {}
     into: Any = graph._pred  # type: ignore[attr-defined]  # `pred` makes a view at each look
     for name, node in nodes:
-        index, kind, outputs = node["index"], node["kind"], node["outputs"]
-        # A graph that somebody made by hand may not say what shares memory: then nothing does.
-        numbers = node.get("storages") or tuple((name, i) for i in range(len(outputs)))
-        owned[name] = numbers
-        for position, (number, meta) in enumerate(zip(numbers, outputs, strict=True)):
-            storage = found.get(number)
-            if storage is None:
-                last = index if kind == "op" else end
-                size = 0 if meta is None else _extent(meta)
-                found[number] = storage = Storage(
-                    name, _purpose(node), size, index, last, kind != "op"
-                )
-            elif meta is not None and type(storage.nbytes) is int:
-                size = _extent(meta)
-                if type(size) is int and size > storage.nbytes:
-                    storage.nbytes = size
-            storage.tensors.append((name, position))
+        index, kind = node["index"], node["kind"]
+        if node["outputs"]:
+            behind[name] = _storages(name, node, found, end)
         around = calls.get(name, ())
         for source, edge in into[name].items():
             for use in edge["uses"]:
                 if use.output is None:
                     continue
                 first_use.setdefault(source, index)
-                storage = found[owned[source][use.output]]
+                storage = behind[source][use.output]
                 if kind == "output":
                     storage.last = end
                     if storage.purpose == "activations" and _holds_gradient(node):
@@ -103,7 +93,27 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
                 elif storage.last < end:
                     needed = _returns(around, calls.get(storage.node, ()), index)
                     storage.last = max(storage.last, needed)
-    return Lifetimes(nodes, list(found.values()), first_use)
+    return Lifetimes(nodes, list(found.values()), behind, first_use)
+
+
+def _storages(
+    name: str, node: Mapping[str, Any], found: dict[Any, Storage], end: int
+) -> tuple[Storage, ...]:
+    """Return the storage behind each output of a node; add to `found` those that it sets aside."""
+    index, op = node["index"], node["kind"] == "op"
+    # A graph that somebody made by hand may not say what shares memory: then nothing does.
+    numbers = node.get("storages") or [(name, i) for i in range(len(node["outputs"]))]
+    behind = []
+    for number, meta in zip(numbers, node["outputs"], strict=True):
+        size = 0 if meta is None else meta.extent_bytes
+        storage = found.get(number)
+        if storage is None:
+            last = index if op else end
+            found[number] = storage = Storage(name, _purpose(node), size, index, last, not op)
+        elif type(size) is int and type(storage.nbytes) is int and size > storage.nbytes:
+            storage.nbytes = size
+        behind.append(storage)
+    return tuple(behind)
 
 
 def _holds_gradient(node: Mapping[str, Any]) -> bool:
@@ -163,18 +173,6 @@ _PURPOSES: dict[str, Purpose] = {
     "constant": "buffers",
     "input": "inputs",
 }
-
-
-def _extent(meta: TensorMeta) -> Dim:
-    """Return the bytes from the first element of a tensor to its last, gaps included.
-
-    >>> _extent(TensorMeta((2, 3), stride=(8, 1))), _extent(TensorMeta((2, 3), stride=(0, 1)))
-    (44, 12)
-    """
-    if meta.stride is None or 0 in meta.shape:
-        return meta.nbytes
-    reach = 1 + sum((n - 1) * step for n, step in zip(meta.shape, meta.stride, strict=True))
-    return TensorMeta((reach,), meta.dtype).nbytes
 
 
 def timeline(found: Lifetimes) -> Iterator[tuple[str, Dim]]:
@@ -290,17 +288,19 @@ def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:
     >>> saved_for_backward(ta.capture(model, torch.zeros(2, 8), mode="training"))
     {'1/sigmoid': 32}
     """
+    found = lifetimes(graph)
     read = {
-        (source, use.output)
+        id(found.behind[source][use.output])
         for source, target, edge in graph.edges(data=True)
         if graph.nodes[target].get("phase") == "backward"
         # The gradient of the loss is a one of its shape: the loss itself is not read.
         if graph.nodes[target]["op"] != "aten.ones_like"
         for use in edge["uses"]
+        if use.output is not None
     }
     saved: dict[str, Dim] = {}
-    for storage in lifetimes(graph).storages:
+    for storage in found.storages:
         forward = graph.nodes[storage.node].get("phase") == "forward"
-        if forward and not storage.held and not read.isdisjoint(storage.tensors):
+        if forward and not storage.held and id(storage) in read:
             saved[storage.node] = saved.get(storage.node, 0) + storage.nbytes
     return saved

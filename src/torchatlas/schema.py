@@ -88,6 +88,22 @@ class TensorMeta:
         sizes = (n for n, step in zip(self.shape, self.stride, strict=True) if step != 0 or n == 0)
         return _bytes(math.prod(sizes), self.dtype)
 
+    @property
+    def extent_bytes(self) -> Dim:
+        """Bytes from the first element to the last, gaps between them included.
+
+        >>> TensorMeta((2, 3), stride=(8, 1)).extent_bytes
+        44
+        >>> TensorMeta((2, 3), stride=(0, 1)).extent_bytes
+        12
+        """
+        if self.stride is None or 0 in self.shape:
+            return self.nbytes
+        reach: Dim = 1
+        for n, step in zip(self.shape, self.stride, strict=True):
+            reach += (n - 1) * step
+        return _bytes(reach, self.dtype)
+
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 

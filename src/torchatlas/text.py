@@ -13,7 +13,7 @@ from .errors import UsageError
 from .graph import ModelGraph, in_order, inputs_of
 from .names import path_to_id
 from .schema import Dim, TensorMeta
-from .sums import Totals, add_up, totals
+from .sums import SUMMED, Totals, add_up, totals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -209,21 +209,9 @@ def _add(row: Row, node: Mapping[str, Any]) -> None:
             row.unknown[node["op"]] += 1
         shaped = [out for out in node["outputs"] if out is not None]
         row.shape = shape_text(shaped[0]) if shaped else row.shape
-    for key in _SUMMED:
+    for key in SUMMED:
         row.sums[key] += node.get(key) or 0
     row.sums["bytes"] += (node.get("bytes_read") or 0) + (node.get("bytes_written") or 0)
-
-
-_SUMMED = (
-    "params",
-    "param_bytes",
-    "macs",
-    "flops",
-    "flops_other",
-    "flops_effective",
-    "int_ops",
-    "comm_bytes",
-)
 
 
 def _share(row: Row, root: Row) -> str:
@@ -316,7 +304,7 @@ def summary(
     from rich.table import Table
 
     chosen = tuple(columns or COLUMNS)
-    sortable = ("ops", *_SUMMED, "bytes")
+    sortable = ("ops", *SUMMED, "bytes")
     for name in chosen:
         _known(name, tuple(_COLUMNS))
     if sort is not None:

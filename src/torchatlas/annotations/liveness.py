@@ -17,15 +17,12 @@ def liveness(graph: ModelGraph) -> None:
     itself is not known and not counted.
     """
     found = lifetimes(graph)
-    last_use: dict[str, int] = {}
-    for storage in found.storages:
-        for name, _ in storage.tensors:
-            last_use[name] = max(last_use.get(name, 0), storage.last)
     for name, live in timeline(found):
         node = graph.nodes[name]
         node["live_bytes"] = live
-        for key, uses in (("first_use", found.first_use), ("last_use", last_use)):
-            if name in uses:
-                node[key] = uses[name]
-            else:
-                node.pop(key, None)
+        behind = found.behind.get(name)
+        node["last_use"] = max(storage.last for storage in behind) if behind else None
+        node["first_use"] = found.first_use.get(name)
+        for key in ("first_use", "last_use"):
+            if node[key] is None:
+                del node[key]

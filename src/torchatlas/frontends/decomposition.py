@@ -10,7 +10,7 @@ from torch import fx
 from ..graph import build, op_nodes
 from . import torch_api
 from .capture import Source
-from .fx_graph import Recorder
+from .fx_graph import read_trace
 
 
 def decompose(source: Source, node: str) -> list[dict[str, Any]]:
@@ -24,13 +24,7 @@ def decompose(source: Source, node: str) -> list[dict[str, Any]]:
             traced = torch_api.trace_decomposed(call.target, args, kwargs)
     except Exception:
         return []
-    recorder = Recorder()
-    for inner in traced.graph.nodes:
-        if inner.op == "placeholder":
-            recorder.placeholder(inner, "input", inner.name)
-        elif inner.op != "output":
-            recorder.visit(inner, traced)
-    graph, _ = build(recorder.records, name="")
+    graph, _ = build(read_trace(traced), name="")
     return [attrs for _, attrs in op_nodes(graph)]
 
 

@@ -351,6 +351,21 @@ class Recorder:
         self.placeholder(node, "constant", str(node.target), prefix=prefix)
 
 
+def read_trace(program: fx.GraphModule, real: Mapping[str, Any] | None = None) -> list[OpRecord]:
+    """Return the records of a traced function: its placeholders, as inputs, and its ops.
+
+    `real` has what placeholders stand for, by name, where that has values.
+    """
+    recorder = Recorder()
+    recorder.real = real or {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            recorder.placeholder(node, "input", node.name)
+        elif node.op != "output":
+            recorder.visit(node, program)
+    return recorder.records
+
+
 def _is_static(meta: TensorMeta) -> bool:
     return all(isinstance(n, int) for n in (*meta.shape, *(meta.stride or ())))
 

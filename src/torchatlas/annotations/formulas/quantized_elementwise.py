@@ -247,7 +247,7 @@ def quantized_embedding_bag(
     return Cost(0, indices.numel * out.shape[-1] * (3 + weighted))
 
 
-# -- quantisation in training --------------------------------------------------------------
+# -- quantisation in training ---------------------------------------------------------------
 
 
 @flop_formula(
