@@ -130,14 +130,19 @@ def test_view_announces_opens_and_ends_at_an_interrupt(file, monkeypatch):
 def test_ctrl_c_ends_the_process_quietly(file):
     pytest.importorskip("netron")
     script = (
-        "import sys; from functools import partial; from torchatlas.viewing import view;"
+        "import signal, sys; from functools import partial; from torchatlas.viewing import view;"
+        # Tests that run in the background inherit a shell's "ignore".
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "view(sys.argv[1], browser=False, announce=partial(print, flush=True)); print('end')"
     )
     command = [sys.executable, "-c", script, str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        url = process.stdout.readline().decode().strip()
-        assert get(f"{url}/data/model.dot") == DOT
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        try:
+            url = process.stdout.readline().decode().strip()
+            assert get(f"{url}/data/model.dot") == DOT
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (0, b"end\n", b"")
