@@ -189,7 +189,7 @@ class SizeMap:
 
     def _meta(self, meta: TensorMeta) -> TensorMeta:
         stride = None if meta.stride is None else self(meta.stride)
-        return TensorMeta(self(meta.shape), meta.dtype, meta.device, stride)
+        return TensorMeta(self(meta.shape), meta.dtype, meta.device, stride, self(meta.nnz))
 
     def _once(self, value: Any, change: Callable[[Any], Any]) -> Any:
         if value not in self._known:

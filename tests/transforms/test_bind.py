@@ -26,8 +26,11 @@ def _symbolic(name):
     return model, example, ta.capture(model, example, dynamic=case.dynamic)
 
 
+_WRONG = pytest.mark.xfail(models.OLD_TORCH, reason="fake LSTM states had a dimension too many")
 BINDINGS = [
-    pytest.param(name, i, marks=pytest.mark.xdist_group(name))
+    pytest.param(
+        name, i, marks=[pytest.mark.xdist_group(name), *([_WRONG] if name == "lstm" else [])]
+    )
     for name, case in CASES.items()
     for i in range(len(case.bindings))
 ]

@@ -114,8 +114,11 @@ def traffic(graph: ModelGraph) -> None:
 def _moves_nothing(node: Mapping[str, Any]) -> bool:
     if "view" in node.get("tags", ()) or node["op"] in _NO_DATA:
         return True
-    # Outside training, dropout hands its operand on.
-    return node["op"].endswith(("dropout", "dropout_")) and node["args"].get("train") is False
+    # Outside training, and with nothing to drop, dropout hands its operand on.
+    args = node["args"]
+    idle = args.get("train") is False or args.get("p") == 0
+    dropout = node["op"].endswith(("dropout", "dropout_")) and node["op"] != "aten.native_dropout"
+    return bool(idle and dropout)
 
 
 @cache

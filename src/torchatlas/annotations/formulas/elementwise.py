@@ -10,16 +10,28 @@ from .registry import Cost, flop_formula
 
 @flop_formula(
     "aten.dropout",
-    "aten.native_dropout",
     "aten.alpha_dropout",
     "aten.feature_dropout",
     "aten.feature_alpha_dropout",
 )
-def dropout(out: TensorMeta, train: bool | None = True) -> Cost:
-    """Mask and scale in training; hand the operand on otherwise.
+def dropout(out: TensorMeta, train: bool | None = True, p: float = 0.5) -> Cost:
+    """Mask and scale in training; hand the operand on otherwise, and where nothing is dropped.
 
     >>> from torchatlas.schema import TensorMeta as T
     >>> dropout(T((2, 8)), train=True), dropout(T((2, 8)), train=False)
+    (Cost(macs=0, other=16), Cost(macs=0, other=0))
+    >>> dropout(T((2, 8)), train=True, p=0.0)
+    Cost(macs=0, other=0)
+    """
+    return Cost(0, 0 if train is False or p == 0 else out.numel)
+
+
+@flop_formula("aten.native_dropout")
+def native_dropout(out: TensorMeta, train: bool | None = True) -> Cost:
+    """Mask and scale in training, whatever is dropped; copy otherwise.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> native_dropout(T((2, 8))), native_dropout(T((2, 8)), train=False)
     (Cost(macs=0, other=16), Cost(macs=0, other=0))
     """
     return Cost(0, 0 if train is False else out.numel)

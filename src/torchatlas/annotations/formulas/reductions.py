@@ -234,7 +234,7 @@ def pdist(self: TensorMeta, out: TensorMeta) -> Cost:
 
 
 @flop_formula("aten._pdist_backward")
-def pdist_backward(grad_output: TensorMeta, self: TensorMeta) -> Cost:
+def pdist_backward(pdist: TensorMeta, self: TensorMeta) -> Cost:
     """Give both rows of every pair their share of its gradient.
 
     >>> from torchatlas.schema import TensorMeta as T
@@ -242,7 +242,7 @@ def pdist_backward(grad_output: TensorMeta, self: TensorMeta) -> Cost:
     Cost(macs=0, other=90)
     """
     per_coordinate = PASSES["distance backward"] + 1
-    return Cost(0, grad_output.numel * self.shape[-1] * per_coordinate)
+    return Cost(0, pdist.numel * self.shape[-1] * per_coordinate)
 
 
 @flop_formula("aten.cross", "aten.linalg_cross")
