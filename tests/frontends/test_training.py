@@ -228,3 +228,34 @@ def test_backward_of_convolutions_is_twice_the_forward(name):
     # No gradient of the image is asked for, so the first convolution's backward is once its own.
     first = next(n["flops"] for _, n in op_nodes(graph) if n["op"] == "aten.convolution")
     assert sums["backward"] == 2 * sums["forward"] - first
+
+
+def test_models_without_weights_stay_as_they_are():
+    from torchatlas.frontends.weightless import weightless
+
+    wanted = ta.to_text(
+        ta.capture(Block(), torch.randn(4, 8), mode="training", optimizer=torch.optim.AdamW)
+    )
+    with weightless():
+        fake = Block()
+    with torch.device("meta"):
+        meta = Block()
+    for model in (fake, meta):
+        before = dict(vars(model.first))
+        graph = ta.capture(model, torch.randn(4, 8), mode="training", optimizer=torch.optim.AdamW)
+        assert ta.to_text(graph).replace("'meta'", "'cpu'") == wanted
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert vars(model.first) == before
+
+
+def test_wrappers_and_functions():
+    wrapped = nn.DataParallel(Block())
+    graph = ta.capture(wrapped, torch.randn(4, 8), mode="training")
+    assert graph.graph["name"] == "Block" and "gradient/first/weight" in graph
+    weight = torch.randn(8, 8, requires_grad=True)
+    graph = ta.capture(lambda x: x @ weight, torch.randn(4, 8), mode="training")
+    assert [n["kind"] for _, n in graph.nodes(data=True)].count("constant") == 1
+    assert weight.grad is None
+    x = torch.randn(4, 8, requires_grad=True)
+    graph = ta.capture(nn.ReLU(), x, mode="training")
+    assert x.grad is None

@@ -66,7 +66,7 @@ def record_training(
     """
     from . import training
     from .diagnosis import input_error
-    from .example import arguments, as_module
+    from .example import arguments, as_module, to_meta
     from .state import check_structure
     from .torch_api import quiet
 
@@ -76,7 +76,7 @@ def record_training(
         )
     module, name = as_module(model)
     check_structure(module)
-    args = arguments(module, example)
+    args = to_meta(module, arguments(module, example))
     with quiet():
         try:
             found = training.capture(module, args, loss, optimizer)

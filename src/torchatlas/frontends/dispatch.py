@@ -38,6 +38,8 @@ class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._owners: dict[int, Stack] = {}
         self._running: list[str | None] = []
+        self.constants: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        """Tensors that nobody announced, each with the gradient that it had."""
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], fx.Node]] = {}
         self._by_storage: dict[int, list[tuple[Any, fx.Node]]] = {}
         self._forward: dict[int, tuple[Stack, str]] = {}
@@ -73,6 +75,7 @@ class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = f"constant_{sum(1 for _ in self.root.buffers())}"
         fake = isinstance(tensor, torch_api.FakeTensor)
         self.root.register_buffer(name, _alias(tensor) if fake else tensor)
+        self.constants.append((tensor, tensor.grad if tensor.is_leaf else None))
         node: fx.Node = self.graph.get_attr(name)
         self._remember(node, tensor)
         return node

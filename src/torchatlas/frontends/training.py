@@ -40,7 +40,12 @@ def capture(
     step = _Step(model, mode, Tracer(model))
     with mode:
         step.prepare(args, optimizer)
-        step.run(loss)
+        try:
+            step.run(loss)
+        finally:
+            for tensor, gradient in step.tracer.constants:
+                if tensor.is_leaf:  # a tensor that the model holds, and no parameter of it
+                    tensor.grad = gradient
     return _Reader(step).read()
 
 
@@ -66,7 +71,7 @@ class _Step:
         for name, tensor in {**self.parameters, **self.buffers}.items():
             first = self.groups[name][0]
             if first == name:
-                self.fakes[name] = fake(self.mode, tensor)
+                self.fakes[name] = self._copy(tensor)
                 owner = name.rpartition(".")[0] if name in self.parameters else None
                 node = self.tracer.placeholder(_identifier(name), self.fakes[name], owner)
                 self.nodes[name], self.given[node.name] = node, tensor
@@ -74,6 +79,11 @@ class _Step:
         self._inputs(args)
         if optimizer is not None:
             self._optimizer(optimizer)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        # Of a model without weights too the gradients are not to be left behind.
+        made: torch.Tensor = fake(self.mode, tensor)
+        return made.detach().requires_grad_(tensor.requires_grad) if made is tensor else made
 
     def _inputs(self, args: Args) -> None:
         found = torch_api.tree_flatten_with_names(args)
