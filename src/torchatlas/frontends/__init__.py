@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FRONTENDS", "Capture", "Source", "record", "record_training"]
 
-FRONTENDS = ("export", "fx")
+FRONTENDS = ("export", "fx", "trace")
 """The front ends in the order in which ``auto`` tries them."""
 
 
@@ -37,7 +37,7 @@ def record(
         raise UsageError(
             f"there is no front end {frontend!r}", hint=f"choose auto, {', '.join(FRONTENDS)}"
         )
-    if dynamic is not None and (frontend == "fx" or _is_program(model)):
+    if dynamic is not None and (frontend in ("fx", "trace") or _is_program(model)):
         raise UsageError(
             "only the front end 'export' makes sizes symbolic, and not of an exported program",
             hint="pass the module, and leave `frontend` out",
@@ -159,7 +159,7 @@ def _order(module: nn.Module, frontend: str) -> tuple[str, ...]:
 
     if frontend != "auto":
         return (frontend,)
-    return ("fx", "export") if isinstance(module, fx.GraphModule) else FRONTENDS
+    return ("fx", "export", "trace") if isinstance(module, fx.GraphModule) else FRONTENDS
 
 
 def _first(
@@ -188,8 +188,10 @@ def _first(
 def _steps(
     frontend: str, marks: Sequence[Any] | None = None
 ) -> list[tuple[str, Callable[[nn.Module, Args], Capture]]]:
-    from . import exported, symbolic
+    from . import exported, symbolic, traced
 
+    if frontend == "trace":
+        return [("trace", traced.capture)]
     if frontend == "fx":
         return [("fx", lambda m, args: symbolic.read(symbolic.trace(m), args, m))]
     return [

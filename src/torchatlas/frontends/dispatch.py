@@ -1,4 +1,4 @@
-"""Writes down every operator that runs, below autograd, as an fx graph: forward and backward."""
+"""Writes down the operators that run, as an fx graph: what a front end of our own records with."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Stack = dict[str, tuple[str, type]]
 """Module calls as fx keeps them: path → path and class, from the root inwards."""
 
 
-class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records each operator as a node of `graph`, in the order in which they run.
+class Tracer:
+    """Records each operator that is handed to `call` as a node of `graph`, in order.
 
     A node's metadata holds the value, the modules around the call, the line of code and the
     phase. An operator of the backward pass stands under the module whose forward operator it
@@ -30,7 +30,6 @@ class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.phase: Phase = "forward"
@@ -72,7 +71,7 @@ class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._constant(tensor) if found is None else found
 
     def _constant(self, tensor: torch.Tensor) -> fx.Node:
-        name = f"constant_{sum(1 for _ in self.root.buffers())}"
+        name = f"lifted_tensor_{len(self.constants)}"
         fake = isinstance(tensor, torch_api.FakeTensor)
         self.root.register_buffer(name, _alias(tensor) if fake else tensor)
         self.constants.append((tensor, tensor.grad if tensor.is_leaf else None))
@@ -98,10 +97,8 @@ class Tracer(torch_api.TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- the run ---------------------------------------------------------------------------
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator and record it."""
         if func.namespace in _IGNORED:
             return func(*args, **kwargs)
         inputs, named = torch_api.tree_map(self._operand, (args, kwargs))

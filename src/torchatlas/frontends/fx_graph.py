@@ -348,7 +348,8 @@ class Recorder:
             self.bind(node, value)
             return
         node.meta.setdefault("val", value)
-        self.placeholder(node, "constant", str(node.target), prefix=prefix)
+        stack = () if self._root is None else (self._root,)
+        self.placeholder(node, "constant", str(node.target), stack, prefix=prefix)
 
 
 def read_trace(program: fx.GraphModule, real: Mapping[str, Any] | None = None) -> list[OpRecord]:

@@ -11,15 +11,16 @@ from typing import Any, TextIO, cast
 
 import torch
 from torch._decomp import decomposition_table
+from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.export import ExportedProgram
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TESTED_VERSIONS = ("2.11", "2.15")
 """Versions of torch on which these private names were checked."""
@@ -308,3 +309,46 @@ def triton_kernel(target: Any, kwargs: Mapping[str, Any]) -> tuple[str, dict[str
 
 
 _TRITON = ("triton_kernel_wrapper_functional", "triton_kernel_wrapper_mutation")
+
+
+Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Takes an operator with its arguments, runs it, and returns its result."""
+
+
+class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, handle: Handler) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._handle = handle
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._handle(func, args, kwargs or {})
+
+
+class _Before(ProxyTorchDispatchMode):
+    # Only modes of a few classes may stand before dispatch; of this one nothing else is used.
+    def __init__(self, handle: Handler) -> None:
+        super().__init__(cast(Any, None), "fake", pre_dispatch=True)
+        self._handle = handle
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._handle(func, args, kwargs or {})
+
+    def __enter__(self) -> Any:
+        return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> Any:
+        return TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def below_autograd(handle: Handler) -> Iterator[None]:
+    """Hand every operator that runs inside the block to `handle`, forward and backward."""
+    with _Below(handle):
+        yield
+
+
+@contextmanager
+def before_dispatch(handle: Handler) -> Iterator[None]:
+    """Hand every operator that is called inside the block to `handle`, composites whole."""
+    with enable_python_dispatcher(), enable_pre_dispatch(), _Before(handle):
+        yield

@@ -15,13 +15,11 @@ import torch
 from torch import fx, nn
 
 from ..errors import InputError, UsageError
-from ..schema import Kind
 from . import torch_api
 from .capture import Capture
-from .dispatch import Tracer
-from .example import Args, fake, fake_mode_of, input_names, pack
+from .example import Args, fake_mode_of, pack
 from .fx_graph import Recorder
-from .state import module_types, stack_of, tied
+from .recording import Recording
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -37,68 +35,30 @@ def capture(
     parameters; it has made a step before, so that its state exists.
     """
     mode = fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
-    step = _Step(model, mode, Tracer(model))
+    step = _Step(model, mode)
     with mode:
-        step.prepare(args, optimizer)
+        step.prepare(args)
+        if optimizer is not None:
+            step.prepare_optimizer(optimizer)
         try:
             step.run(loss)
         finally:
             for tensor, gradient in step.tracer.constants:
                 if tensor.is_leaf:  # a tensor that the model holds, and no parameter of it
                     tensor.grad = gradient
-    return _Reader(step).read()
+    return step.read()
 
 
-class _Step:
+class _Step(Recording):
     """One training step, and what exists before it."""
 
-    def __init__(self, model: nn.Module, mode: torch_api.FakeTensorMode, tracer: Tracer) -> None:
-        self.model, self.mode, self.tracer = model, mode, tracer
-        self.parameters = dict(model.named_parameters(remove_duplicate=False))
-        self.buffers = dict(model.named_buffers(remove_duplicate=False))
-        self.groups = tied([*self.parameters.items(), *self.buffers.items()])
-        self.fakes: dict[str, torch.Tensor] = {}
-        self.nodes: dict[str, fx.Node] = {}
-        self.inputs: dict[str, fx.Node] = {}
+    def __init__(self, model: nn.Module, mode: torch_api.FakeTensorMode) -> None:
+        super().__init__(model, mode)
         self.states: dict[str, fx.Node] = {}
-        self.given: dict[str, Any] = {}
         self.optimizer: torch.optim.Optimizer | None = None
-        self.args: Args = ((), {})
-        self.returned: list[tuple[tuple[str, ...], fx.Node]] = []
 
-    def prepare(self, args: Args, optimizer: Any) -> None:
-        """Make the fake model, example and optimizer, and a placeholder for each tensor."""
-        for name, tensor in {**self.parameters, **self.buffers}.items():
-            first = self.groups[name][0]
-            if first == name:
-                self.fakes[name] = self._copy(tensor)
-                owner = name.rpartition(".")[0] if name in self.parameters else None
-                node = self.tracer.placeholder(_identifier(name), self.fakes[name], owner)
-                self.nodes[name], self.given[node.name] = node, tensor
-            self.fakes[name], self.nodes[name] = self.fakes[first], self.nodes[first]
-        self._inputs(args)
-        if optimizer is not None:
-            self._optimizer(optimizer)
-
-    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        # Of a model without weights too the gradients are not to be left behind.
-        made: torch.Tensor = fake(self.mode, tensor)
-        return made.detach().requires_grad_(tensor.requires_grad) if made is tensor else made
-
-    def _inputs(self, args: Args) -> None:
-        found = torch_api.tree_flatten_with_names(args)
-        names = input_names(self.model, [path for path, _ in found])
-        fakes = []
-        for name, (_, leaf) in zip(names, found, strict=True):
-            made = fake(self.mode, leaf)
-            fakes.append(made)
-            if isinstance(made, torch.Tensor):
-                self.inputs[name] = node = self.tracer.placeholder(_identifier(name), made)
-                self.given[node.name] = leaf
-        leaves = iter(fakes)
-        self.args = torch_api.tree_map(lambda _: next(leaves), args)
-
-    def _optimizer(self, given: Any) -> None:
+    def prepare_optimizer(self, given: Any) -> None:
+        """Make an optimizer of the fake parameters that has made a step before."""
         trained = {n: f for n, f in self.fakes.items() if f.requires_grad}
         self.optimizer = made = _make_optimizer(given, self.parameters, trained)
         for tensor in trained.values():
@@ -110,17 +70,18 @@ class _Step:
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     name = f"optimizer.{key}.{names.get(id(parameter), 'shared')}"
-                    node = self.tracer.placeholder(_identifier(name), value)
-                    self.states[name] = node
+                    self.states[name] = self.placeholder(name, value)
 
     def run(self, loss: Loss | None) -> None:
         """Run the step under the tracer."""
         tracer = self.tracer
-        with tracer, tracer.modules(), torch.enable_grad():
-            positional, named = self.args
-            outputs = torch.func.functional_call(self.model, self.fakes, positional, named)
+        with torch_api.below_autograd(tracer.call), tracer.modules(), torch.enable_grad():
+            outputs = self.forward()
             error = (loss or default_loss)(outputs)
-            self._return_outputs(outputs, error)
+            _check_loss(error)
+            self.return_outputs(outputs)
+            if all(node is not tracer.node_of(error) for *_, node in self.returned):
+                self.returned.append(("loss", (), tracer.node_of(error)))
             tracer.phase = "backward"
             with _multithreading_off():
                 torch.autograd.backward(error)
@@ -129,33 +90,32 @@ class _Step:
                 tracer.phase = "optimizer"
                 self.optimizer.step()
 
-    def _return_outputs(self, outputs: Any, error: torch.Tensor) -> None:
-        if not isinstance(error, torch.Tensor) or error.numel() != 1:
-            raise InputError(
-                f"the loss is {_describe(error)}, not a tensor of one element",
-                hint="pass loss=function, which takes what the model returns",
-            )
-        if not error.requires_grad:
-            raise InputError(
-                "the loss does not depend on a parameter that asks for a gradient",
-                hint="set requires_grad, or capture without mode='training'",
-            )
-        for path, leaf in torch_api.tree_flatten_with_names(pack(outputs)[0]):
-            if isinstance(leaf, torch.Tensor):
-                self.returned.append((("output", *path), self.tracer.node_of(leaf)))
-        if all(node is not self.tracer.node_of(error) for _, node in self.returned):
-            self.returned.append((("loss",), self.tracer.node_of(error)))
-
     def _return_gradients(self) -> None:
         for name in self.parameters:
             gradient = self.fakes[name].grad if self.groups[name][0] == name else None
             if gradient is not None:
                 node = self.tracer.node_of(gradient)
-                self.returned.append((("gradient", *name.split(".")), node))
+                self.returned.append(("gradient", tuple(name.split(".")), node))
+
+    def read_state(self, recorder: Recorder, types: dict[str, str]) -> None:
+        """Record parameters and buffers, and the state of the optimizer."""
+        super().read_state(recorder, types)
+        for name, node in self.states.items():
+            node.meta["phase"] = "optimizer"
+            recorder.placeholder(node, "buffer", name)
 
 
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name) or "_"
+def _check_loss(error: Any) -> None:
+    if not isinstance(error, torch.Tensor) or error.numel() != 1:
+        raise InputError(
+            f"the loss is {_describe(error)}, not a tensor of one element",
+            hint="pass loss=function, which takes what the model returns",
+        )
+    if not error.requires_grad:
+        raise InputError(
+            "the loss does not depend on a parameter that asks for a gradient",
+            hint="set requires_grad, or capture without mode='training'",
+        )
 
 
 def _describe(value: Any) -> str:
@@ -214,48 +174,3 @@ def _multithreading_off() -> Iterator[None]:
     # On a GPU the backward pass runs in a thread of its own, where no mode of ours is active.
     with torch.autograd.set_multithreading_enabled(False):
         yield
-
-
-class _Reader:
-    """Turns what a step recorded into records."""
-
-    def __init__(self, step: _Step) -> None:
-        self.step = step
-        self.types = module_types(step.model)
-        self.recorder = Recorder()
-
-    def read(self) -> Capture:
-        step, tracer, recorder = self.step, self.step.tracer, self.recorder
-        tracer.graph.output(tuple(node for _, node in step.returned))
-        program = fx.GraphModule(tracer.root, tracer.graph)
-        recorder.real = step.given
-        for name, node in step.inputs.items():
-            recorder.placeholder(node, "input", name)
-        self._state()
-        for name, node in step.states.items():
-            node.meta["phase"] = "optimizer"
-            recorder.placeholder(node, "buffer", name)
-        for node in tracer.graph.nodes:
-            if node.op in ("call_function", "get_attr"):
-                recorder.visit(node, program)
-        for i, (path, node) in enumerate(step.returned):
-            root, rest = ("output", path[1:]) if path[0] == "output" else (path[0], path[1:])
-            recorder.output(f"output:{i}", rest, node, root)
-        attrs = {
-            "name": type(step.model).__name__,
-            "modules": self.types,
-            "dropped": dict(sorted(recorder.dropped.items())),
-        }
-        return Capture(recorder.records, attrs, program, step.given)
-
-    def _state(self) -> None:
-        step = self.step
-        for name, node in step.nodes.items():
-            first, *others = step.groups[name]
-            kind: Kind = "parameter" if first in step.parameters else "buffer"
-            if name != first:
-                continue
-            if kind == "buffer" and not node.users:
-                self.recorder.dropped["unused buffer"] += 1
-                continue
-            self.recorder.placeholder(node, kind, name, stack_of(name, self.types), tuple(others))
