@@ -131,6 +131,15 @@ def _capture(model: Any, example: Any) -> Timings:
     return timings
 
 
+def _trace(model: Any, example: Any) -> Timings:
+    import torchatlas as ta
+
+    timings: Timings = {}
+    with _timed(timings, "trace"):
+        ta.capture(model, example, frontend="trace")
+    return timings
+
+
 STEPS = ("torch.export", "read", "build", "annotate")
 
 
@@ -207,6 +216,7 @@ class Tool:
 TOOLS = {
     "torch.export": Tool(_torch_export, "any", "torch.export alone, not strict"),
     "capture": Tool(_capture, "any", "torchatlas.capture, whole"),
+    "trace": Tool(_trace, "any", "torchatlas.capture with the front end trace, whole"),
     "steps": Tool(_steps, "any", "the steps of torchatlas.capture, and its exporters"),
     "torchview": Tool(_torchview, "meta", "torchview.draw_graph, depth=100, on the meta device"),
     "torchlens": Tool(_torchlens, "real", "torchlens.trace, which runs the model", True),

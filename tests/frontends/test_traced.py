@@ -88,6 +88,21 @@ def test_buffers_stay_as_they_are():
     assert writes["batch_norm"] == ("running_mean", "running_var")
 
 
+def test_a_shape_that_changes_in_place():
+    def model(x):
+        y = x * 2
+        z = y + 1
+        y.t_()
+        y.unsqueeze_(0)
+        return z, y.sin()
+
+    example = torch.zeros(2, 3)
+    graph = ta.capture(model, example, frontend="trace")
+    assert ta.to_text(graph) == ta.to_text(ta.capture(model, example))
+    assert graph.nodes["mul"]["outputs"][0].shape == (2, 3)
+    assert graph.nodes["sin"]["outputs"][0].shape == (1, 3, 2)
+
+
 def test_errors():
     with pytest.raises(InputError, match="raises on this example"):
         ta.capture(nn.Linear(3, 3), torch.zeros(2, 4), frontend="trace")

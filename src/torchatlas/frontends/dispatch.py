@@ -17,6 +17,24 @@ from . import metadata, torch_api
 _IGNORED = frozenset({"prim", "profiler"})
 """Namespaces of operators that only ask or time."""
 
+_RESHAPING = frozenset(
+    f"{name}_"
+    for name in (
+        "as_strided",
+        "detach",
+        "resize",
+        "resize_as",
+        "set",
+        "squeeze",
+        "swapaxes",
+        "swapdims",
+        "t",
+        "transpose",
+        "unsqueeze",
+    )
+)
+"""Operators in place that change a tensor's shape or memory rather than its elements."""
+
 Stack = dict[str, tuple[str, type]]
 """Module calls as fx keeps them: path → path and class, from the root inwards."""
 
@@ -27,9 +45,13 @@ class Tracer:
     A node's metadata holds the value, the modules around the call, the line of code and the
     phase. An operator of the backward pass stands under the module whose forward operator it
     differentiates. Tensors that nobody announced become constants.
+
+    With `hold` the metadata holds the tensors themselves, which takes less time than others on
+    the same memory; a backward pass would then keep gradients apart that it could hand on.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, hold: bool = False) -> None:
+        self._hold = hold
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.phase: Phase = "forward"
@@ -102,6 +124,8 @@ class Tracer:
         if func.namespace in _IGNORED:
             return func(*args, **kwargs)
         inputs, named = torch_api.tree_map(self._operand, (args, kwargs))
+        if self._hold and func.__name__.partition(".")[0] in _RESHAPING:
+            inputs[0].meta["val"] = _alias(args[0])  # as it was before
         result = func(*args, **kwargs)
         if isinstance(result, bool | int | float | torch.SymInt | torch.SymFloat | torch.SymBool):
             return result  # a number, which is written into the calls that use it
@@ -118,17 +142,20 @@ class Tracer:
         if isinstance(result, torch.Tensor):
             self._remember(node, result)
         elif isinstance(result, list | tuple):
-            node.meta["val"] = tuple(map(_alias, result))
+            node.meta["val"] = tuple(map(self._value, result))
             for i, leaf in enumerate(result):
                 if isinstance(leaf, torch.Tensor):
                     item = self.graph.call_function(getitem, (node, i))
                     self._remember(item, leaf)
 
     def _remember(self, node: fx.Node, tensor: torch.Tensor) -> None:
-        node.meta["val"] = _alias(tensor)
+        node.meta["val"] = self._value(tensor)
         self._known[id(tensor)] = weakref.ref(tensor), node
         key = _place(tensor)
         self._by_storage.setdefault(key[0], []).append((key, node))
+
+    def _value(self, leaf: Any) -> Any:
+        return leaf if self._hold else _alias(leaf)
 
     def _where(self) -> tuple[Stack, str]:
         """Return the modules and the line that an operator belongs to."""

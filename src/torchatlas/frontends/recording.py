@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -22,11 +23,15 @@ class Recording:
     The model keeps its parameters and buffers: the run has tensors of its own in their place.
     """
 
-    def __init__(self, model: nn.Module, mode: torch_api.FakeTensorMode) -> None:
-        self.model, self.mode, self.tracer = model, mode, Tracer(model)
+    def __init__(
+        self, model: nn.Module, mode: torch_api.FakeTensorMode, *, hold: bool = False
+    ) -> None:
+        self.model, self.mode, self.tracer = model, mode, Tracer(model, hold=hold)
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.buffers = dict(model.named_buffers(remove_duplicate=False))
         self.groups = tied([*self.parameters.items(), *self.buffers.items()])
+        distinct = {id(t): t for t in (*self.parameters.values(), *self.buffers.values())}
+        self._shared = Counter(map(_memory, distinct.values()))
         self.fakes: dict[str, torch.Tensor] = {}
         self.nodes: dict[str, fx.Node] = {}
         self.inputs: dict[str, fx.Node] = {}
@@ -59,8 +64,11 @@ class Recording:
         self.args = unpack(torch_api.tree_map(lambda _: next(leaves), plain), classes)
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, torch_api.FakeTensor) or self._shared[_memory(tensor)] > 1:
+            made: torch.Tensor = fake(self.mode, tensor)
+        else:
+            made = torch_api.fake_like(self.mode, tensor)
         # Of a model without weights too the gradients are not to be left behind.
-        made: torch.Tensor = fake(self.mode, tensor)
         return made.detach().requires_grad_(tensor.requires_grad) if made is tensor else made
 
     def placeholder(self, name: str, tensor: torch.Tensor) -> fx.Node:
@@ -111,6 +119,10 @@ class Recording:
                 recorder.dropped["unused buffer"] += 1
                 continue
             recorder.placeholder(node, kind, name, stack_of(name, types), tuple(others))
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    return torch_api.storage_of(tensor) or id(tensor)
 
 
 def _identifier(name: str) -> str:

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 TESTED_VERSIONS = ("2.11", "2.15")
@@ -309,6 +310,25 @@ def triton_kernel(target: Any, kwargs: Mapping[str, Any]) -> tuple[str, dict[str
 
 
 _TRITON = ("triton_kernel_wrapper_functional", "triton_kernel_wrapper_mutation")
+
+
+def fake_like(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a fake tensor like `tensor`, which shares its memory with no other one.
+
+    Many times faster than `FakeTensorMode.from_tensor`, which serves where a tensor is a view,
+    of a class of its own, or not strided.
+    """
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.is_leaf
+    if not plain or tensor.layout is not torch.strided or tensor.is_quantized:
+        return mode.from_tensor(tensor)
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    if not whole or tensor.is_conj() or tensor.is_neg() or tensor.is_nested:
+        return mode.from_tensor(tensor)
+    with no_dispatch():
+        made = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+        ).requires_grad_(tensor.requires_grad)
+        return FakeTensor(mode, made, tensor.device)
 
 
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]

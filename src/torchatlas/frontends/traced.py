@@ -18,7 +18,7 @@ from .recording import Recording
 def capture(model: nn.Module, args: Args) -> Capture:
     """Run `model` on fake tensors and turn the operators that it calls into records."""
     mode = fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
-    run = Recording(model, mode)
+    run = Recording(model, mode, hold=True)
     with mode:
         run.prepare(args)
         # As torch.export has it: which library computes is not part of the model.
