@@ -23,6 +23,8 @@ TWO_PATHS = {"shared_and_tied"}
     "name", models.params(sorted(models.ALL.keys() - ASKS_WHETHER_IT_IS_EXPORTED - TWO_PATHS))
 )
 def test_same_graph_as_export(name, captured):
+    if models.OLD_TORCH and name == "swin_t":
+        pytest.skip("that torch.export calls lifted constants by their module")
     graph = ta.capture(*models.make(name), frontend="trace")
     ta.validate(graph)
     assert graph.graph["frontend"] == "trace"
@@ -34,6 +36,8 @@ def test_same_graph_as_export(name, captured):
 
 @pytest.mark.parametrize("name", sorted(ASKS_WHETHER_IT_IS_EXPORTED | TWO_PATHS))
 def test_same_products_as_export(name, captured):
+    if models.OLD_TORCH and name == "mixtral":
+        pytest.skip("grouped products on fake tensors wanted bfloat16")
     found = ta.totals(ta.capture(*models.make(name), frontend="trace"))
     expected = ta.totals(captured(name))
     assert (found.macs, found.params, found.coverage) == (expected.macs, expected.params, 1)
