@@ -112,3 +112,72 @@ def test_recurrent_layers_run_whole_only_inside_the_block():
     real, (real_hidden, _) = layer(torch.zeros(2, 5, 3))
     assert (out.shape, out.stride()) == (real.shape, real.stride())
     assert hidden.shape == real_hidden.shape
+
+
+def _called(where, function, *args):
+    names = []
+
+    def handle(func, args, kwargs):
+        names.append(func.__name__)
+        return func(*args, **kwargs)
+
+    with where(handle):
+        function(*args)
+    return [name.partition(".")[0] for name in names]
+
+
+def test_composites_are_whole_before_dispatch_and_apart_below_autograd():
+    layer, x = torch.nn.Linear(3, 4), torch.zeros(2, 3)
+    with torch_api.FakeTensorMode(allow_non_fake_inputs=True):
+        assert _called(torch_api.before_dispatch, layer, x) == ["linear"]
+        below = _called(torch_api.below_autograd, layer, x)
+    assert "addmm" in below and "linear" not in below
+    # Nothing is left switched on.
+    with torch_api.FakeTensorMode(allow_non_fake_inputs=True):
+        assert _called(torch_api.below_autograd, layer, x) == below
+
+
+def test_backward_operators_know_what_they_differentiate():
+    x = torch.zeros(2, 3, requires_grad=True)
+    steps = {}
+
+    def handle(func, args, kwargs):
+        backward = torch_api.backward_step()
+        steps[func.__name__] = torch_api.forward_step() if backward is None else backward[0]
+        return func(*args, **kwargs)
+
+    assert torch_api.backward_step() is None
+    with torch_api.below_autograd(handle):
+        torch.tanh(x).sum().backward()
+    assert steps["tanh_backward.default"] == steps["tanh.default"]
+
+
+def test_fake_copies_are_like_their_tensors():
+    mode = torch_api.FakeTensorMode()
+    tensors = [
+        torch.nn.Parameter(torch.zeros(2, 3)),
+        torch.zeros(2, 3, dtype=torch.int8),
+        torch.zeros(4, 3).t(),
+        torch.zeros(8, 3)[2:4],
+        torch.zeros(()),
+        torch.zeros(2, device="meta"),
+        torch.eye(3).to_sparse(),
+    ]
+    for tensor in tensors:
+        made = torch_api.fake_like(mode, tensor)
+        assert isinstance(made, torch_api.FakeTensor)
+        assert (made.shape, made.dtype, made.device) == (tensor.shape, tensor.dtype, tensor.device)
+        assert made.layout == tensor.layout and made.requires_grad == tensor.requires_grad
+        if tensor.layout is torch.strided:
+            assert made.stride() == tensor.stride()
+
+
+def test_composites_can_be_taken_apart():
+    assert torch_api.is_composite(torch.ops.aten.linear.default)
+    assert not torch_api.is_composite(torch.ops.aten.mm.default)
+    with torch_api.FakeTensorMode():
+        program = torch_api.trace_decomposed(
+            torch.ops.aten.trapezoid.dx, (torch.zeros(4, 5),), {"dx": 2.0}
+        )
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.trapezoid.dx" not in names and names
