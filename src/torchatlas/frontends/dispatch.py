@@ -123,7 +123,7 @@ class Tracer:
         """Run an operator and record it."""
         if func.namespace in _IGNORED:
             return func(*args, **kwargs)
-        inputs, named = torch_api.tree_map(self._operand, (args, kwargs))
+        inputs, named = self._operand(args), self._operand(kwargs)
         if self._hold and func.__name__.partition(".")[0] in _RESHAPING:
             inputs[0].meta["val"] = _alias(args[0])  # as it was before
         result = func(*args, **kwargs)
@@ -135,8 +135,14 @@ class Tracer:
         self._results(node, result)
         return result
 
-    def _operand(self, leaf: Any) -> Any:
-        return self.node_of(leaf) if isinstance(leaf, torch.Tensor) else leaf
+    def _operand(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.node_of(value)
+        if type(value) in (list, tuple):
+            return type(value)(map(self._operand, value))
+        if type(value) is dict:
+            return {key: self._operand(item) for key, item in value.items()}
+        return value
 
     def _results(self, node: fx.Node, result: Any) -> None:
         if isinstance(result, torch.Tensor):
