@@ -179,6 +179,8 @@ class Row:
     shape: str = ""
     ops: int = 0
     sums: Counter[str] = field(default_factory=Counter)
+    terms: dict[str, list[Dim]] = field(default_factory=dict)
+    """What is symbolic, until it is added to `sums`: all at once, which is many times faster."""
     unknown: Counter[str] = field(default_factory=Counter)
     children: dict[str, Row] = field(default_factory=dict)
 
@@ -190,7 +192,16 @@ def module_tree(graph: ModelGraph) -> Row:
     for _, node in sorted(in_order(graph), key=lambda item: item[1]["kind"] != "op"):
         for row in _rows_around(root, node):
             _add(row, node)
+    _add_terms(root)
     return root
+
+
+def _add_terms(row: Row) -> None:
+    for key, terms in row.terms.items():
+        row.sums[key] = add_up([row.sums[key], *terms])
+    row.terms.clear()
+    for child in row.children.values():
+        _add_terms(child)
 
 
 def _rows_around(root: Row, node: Mapping[str, Any]) -> Iterator[Row]:
@@ -210,8 +221,16 @@ def _add(row: Row, node: Mapping[str, Any]) -> None:
         shaped = [out for out in node["outputs"] if out is not None]
         row.shape = shape_text(shaped[0]) if shaped else row.shape
     for key in SUMMED:
-        row.sums[key] += node.get(key) or 0
-    row.sums["bytes"] += (node.get("bytes_read") or 0) + (node.get("bytes_written") or 0)
+        _add_term(row, key, node.get(key))
+    for key in ("bytes_read", "bytes_written"):
+        _add_term(row, "bytes", node.get(key))
+
+
+def _add_term(row: Row, key: str, value: Dim | None) -> None:
+    if isinstance(value, int):
+        row.sums[key] += value
+    elif value is not None:
+        row.terms.setdefault(key, []).append(value)
 
 
 def _share(row: Row, root: Row) -> str:

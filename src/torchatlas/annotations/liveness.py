@@ -20,9 +20,9 @@ def liveness(graph: ModelGraph) -> None:
     for name, live in timeline(found):
         node = graph.nodes[name]
         node["live_bytes"] = live
-        behind = found.behind.get(name)
-        node["last_use"] = max(storage.last for storage in behind) if behind else None
-        node["first_use"] = found.first_use.get(name)
         for key in ("first_use", "last_use"):
-            if node[key] is None:
-                del node[key]
+            node.pop(key, None)  # of an earlier annotation
+        if name in found.first_use:
+            node["first_use"] = found.first_use[name]
+        if name in found.behind:
+            node["last_use"] = max(storage.last for storage in found.behind[name])

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from . import metadata, torch_api
-from .example import Args, fake, fake_mode_of
+from .example import Args, fake, mode_for
 
 
 class _LastCall(TorchFunctionMode):
@@ -59,7 +59,7 @@ def input_error(model: nn.Module, args: Args) -> InputError | None:
 
     What only fake tensors cannot do, such as branching on a value, is no fault of the model.
     """
-    mode = fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
+    mode = mode_for(model, args)
     last = _LastCall()
     with _module_path(model) as running:
         try:

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from ..schema import Phase
 from . import metadata, torch_api
+from .state import stack_of
 
 _IGNORED = frozenset({"prim", "profiler"})
 """Namespaces of operators that only ask or time."""
@@ -68,14 +69,12 @@ class Tracer:
     # -- what stands outside the run -------------------------------------------------------
 
     def placeholder(self, name: str, tensor: torch.Tensor, owner: str | None = None) -> fx.Node:
-        """Announce a tensor that exists before the run; `owner` is the module of a parameter."""
+        """Announce a tensor that exists before the run; `owner` is the path of a parameter."""
         node: fx.Node = self.graph.placeholder(name)
         node.target = node.name  # unique, as the name of an argument has to be
         self._remember(node, tensor)
         if owner is not None:
-            parts = owner.split(".") if owner else []
-            paths = ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
-            self._owners[id(tensor)] = self._stack(paths)
+            self._owners[id(tensor)] = self._stack(m.path for m in stack_of(owner, {}))
         return node
 
     def _stack(self, paths: Iterable[str | None]) -> Stack:

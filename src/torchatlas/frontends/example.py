@@ -178,6 +178,11 @@ def fake_mode_of(model: nn.Module, args: Args) -> torch_api.FakeTensorMode | Non
     return next((leaf.fake_mode for leaf in leaves if isinstance(leaf, torch_api.FakeTensor)), None)
 
 
+def mode_for(model: nn.Module, args: Args) -> torch_api.FakeTensorMode:
+    """Return the mode to run `model` in on fake tensors: their own, or a new one."""
+    return fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
+
+
 def fake(mode: torch_api.FakeTensorMode, leaf: Any) -> Any:
     """Return a fake copy of a real tensor; anything else as it is."""
     real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch_api.FakeTensor)

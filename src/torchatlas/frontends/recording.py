@@ -45,7 +45,7 @@ class Recording:
             first = self.groups[name][0]
             if first == name:
                 self.fakes[name] = self._copy(tensor)
-                owner = name.rpartition(".")[0] if name in self.parameters else None
+                owner = name if name in self.parameters else None
                 node = self.tracer.placeholder(_identifier(name), self.fakes[name], owner)
                 self.nodes[name], self.given[node.name] = node, tensor
             self.fakes[name], self.nodes[name] = self.fakes[first], self.nodes[first]

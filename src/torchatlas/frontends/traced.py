@@ -11,13 +11,13 @@ from torch import nn
 
 from . import torch_api
 from .capture import Capture
-from .example import Args, fake_mode_of
+from .example import Args, mode_for
 from .recording import Recording
 
 
 def capture(model: nn.Module, args: Args) -> Capture:
     """Run `model` on fake tensors and turn the operators that it calls into records."""
-    mode = fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
+    mode = mode_for(model, args)
     run = Recording(model, mode, hold=True)
     with mode:
         run.prepare(args)

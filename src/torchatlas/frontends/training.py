@@ -17,7 +17,7 @@ from torch import fx, nn
 from ..errors import InputError, UsageError
 from . import torch_api
 from .capture import Capture
-from .example import Args, fake_mode_of, pack
+from .example import Args, mode_for, pack
 from .fx_graph import Recorder
 from .recording import Recording
 
@@ -34,7 +34,7 @@ def capture(
     that the model returns. `optimizer` is a `torch.optim.Optimizer` or makes one of a list of
     parameters; it has made a step before, so that its state exists.
     """
-    mode = fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
+    mode = mode_for(model, args)
     step = _Step(model, mode)
     with mode:
         step.prepare(args)
