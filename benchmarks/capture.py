@@ -29,6 +29,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import capture_scale
+
 TARGET = 25.0
 """Percent of torch.export's own time that read, build and annotate may take together."""
 
@@ -400,6 +402,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=7, help="timed runs after the first (7)")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use (1)")
     parser.add_argument("--executable", action="store_true", help="time the executable ONNX too")
+    parser.add_argument("--scale", action="store_true", help="add benchmarks/capture_scale.py")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every timing to a file")
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables to a file")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -424,11 +427,15 @@ def main() -> None:
         for tool in chosen.tools:
             print(f"{model}: {TOOLS[tool].doc} …", file=sys.stderr)
             found[tool] = measure(model, tool, chosen)
-    print(page(results))
+    text = page(results)
+    if chosen.scale:
+        scale = [capture_scale.measure(layers, chosen.repeat) for layers in capture_scale.LAYERS]
+        text += f"\n## llama-405b, with 16 and with 126 layers\n\n{capture_scale.page(scale)}\n"
+    print(text)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1) + "\n")
     if chosen.markdown:
-        chosen.markdown.write_text(page(results))
+        chosen.markdown.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Compare the peak of memory that torchatlas predicts with torch's own MemTracker.
 
 Both look at tensors without values. MemTracker follows the tensors that an eager run makes and
-drops; torchatlas reads the peak off the graph. Three cases for each model: a forward pass without
-gradients, forward and backward, and both followed by a step of AdamW whose state exists already.
+drops; torchatlas reads the peak off the graph. Four cases for each model: a forward pass without
+gradients, as an exported graph lets it be inferred and as ``mode="inference"`` records it; forward
+and backward; and both followed by a step of AdamW whose state exists already.
 
     python benchmarks/peak_memory.py --models resnet50 vit_b_16
 """
@@ -32,7 +33,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 import torchatlas as ta
 from torchatlas.frontends.training import default_loss
 
-CASES = ("forward", "forward + backward", "with AdamW")
+CASES = ("forward", "inference", "forward + backward", "with AdamW")
 
 
 def _vision(name: str, batch: int, size: int = 224) -> tuple[Callable[[], nn.Module], Any]:
@@ -123,14 +124,15 @@ def tracked(model: nn.Module, example: Any, case: str) -> int:
     with mode:
         args = [mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in example]
         tensors = [x for x in args if isinstance(x, torch.Tensor)]
-        if case == "forward":
+        if case in ("forward", "inference"):
             with tracking(faked, *tensors) as tracker, torch.no_grad():
                 faked(*args)
         else:
             optimizers = [_warm_adamw(faked)] if case == "with AdamW" else []
             with tracking(faked, *optimizers, *tensors) as tracker:
                 output = faked(*args)
-                default_loss(output).backward()
+                loss = default_loss(output)
+                loss.backward()
                 for optimizer in optimizers:
                     optimizer.step()
     return max(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
@@ -147,7 +149,8 @@ def _warm_adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 def captured(model: nn.Module, example: Any, case: str) -> tuple[int, str]:
     """Return torchatlas's peak in bytes, and the node that it is at."""
-    options: dict[str, Any] = {} if case == "forward" else {"mode": "training"}
+    modes = {"forward": "forward", "inference": "inference"}
+    options: dict[str, Any] = {"mode": modes.get(case, "training")}
     if case == "with AdamW":
         options["optimizer"] = torch.optim.AdamW
     peak = ta.totals(ta.capture(model, example, **options)).peak

@@ -36,10 +36,21 @@ def _captured(name: str) -> ta.ModelGraph:
     return ta.capture(*models.make(name))
 
 
+@lru_cache(maxsize=64)
+def _exported(name: str) -> ta.ModelGraph:
+    return ta.capture(*models.make(name), frontend="export")
+
+
 @pytest.fixture
 def captured():
     """A function that captures a model of `models` by name, once in a session."""
     return _captured
+
+
+@pytest.fixture
+def exported():
+    """As `captured`, by the front end ``export``."""
+    return _exported
 
 
 @pytest.fixture

@@ -139,6 +139,20 @@ def test_training_step(run):
     assert {"bn1/native_batch_norm", "conv1/convolution"} <= set(saved)
 
 
+def test_graph_breaks(run):
+    printed = run("graph_breaks.py")
+    source = (EXAMPLES / "graph_breaks.py").read_text().splitlines()
+    breaks = re.findall(r"^\S*graph_breaks.py, line (\d+): ", printed, re.MULTILINE)
+    there = [source[int(line) - 1].strip() for line in breaks]
+    assert [line.split("(")[0] for line in there] == ["print", "if x.abs", "scale = x.norm"]
+    costs = re.findall(r"^(.+): (\S+) FLOPs(, compiled again)?$", printed, re.MULTILINE)
+    assert len(costs) == 8 and [bool(again) for *_, again in costs] == [False] * 4 + [True] * 4
+    body, head = 2 * (64 * 256 + 256 * 256), 2 * 256 * 10
+    assert [int(n) for _, n, _ in costs[:4]] == [8 * body, 0, 0, 8 * head]
+    factors = [re.fullmatch(r"(\d+)\*\w+|0", n)[1] for _, n, _ in costs[4:]]
+    assert factors == [str(body), None, None, str(head)], "the second batch makes its size a symbol"
+
+
 class Fan(nn.Module):
     """Three layers read the narrow tensor, and a second input goes straight to the end."""
 

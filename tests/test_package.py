@@ -22,6 +22,8 @@ def test_public_names():
         "export",
         "flop_formula",
         "load",
+        "recorded",
+        "recording",
         "summary",
         "to_text",
         "totals",

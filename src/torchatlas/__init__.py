@@ -32,9 +32,11 @@ from .version import __version__
 if TYPE_CHECKING:
     from .annotations import Cost, annotate, flop_formula
     from .api import capture
+    from .compiled import recorded, recording
     from .errors import AtlasError
-    from .exporters import export, load
+    from .exporters import export
     from .graph import ModelGraph, validate
+    from .reading import load
     from .sums import totals
     from .text import summary, to_text
     from .transforms.bind import bind
@@ -51,6 +53,8 @@ __all__ = [
     "export",
     "flop_formula",
     "load",
+    "recorded",
+    "recording",
     "summary",
     "to_text",
     "totals",
@@ -67,7 +71,9 @@ _HOMES = {
     "capture": "api",
     "export": "exporters",
     "flop_formula": "annotations",
-    "load": "exporters",
+    "load": "reading",
+    "recorded": "compiled",
+    "recording": "compiled",
     "summary": "text",
     "to_text": "text",
     "totals": "sums",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from .annotations import annotate
 from .graph import ModelGraph, build
+from .records import with_bodies
 from .text import progress
 
 if TYPE_CHECKING:
@@ -17,12 +20,13 @@ def capture(
     model: Any,
     example: Any = None,
     *,
-    mode: Literal["forward", "training"] = "forward",
+    mode: Literal["forward", "inference", "training"] = "forward",
     loss: Callable[[Any], Any] | None = None,
     optimizer: Any = None,
     frontend: str = "auto",
     include_source: bool = False,
     dynamic: Mapping[str, Mapping[int, str] | Sequence[str | None]] | Sequence[str] | None = None,
+    replay: bool = True,
 ) -> ModelGraph:
     """Capture `model` into an annotated graph.
 
@@ -43,6 +47,10 @@ def capture(
     one of a list of parameters; its state exists already, as after a first step. The model's own
     parameters, buffers and mode (``train()`` or ``eval()``) stay as they are.
 
+    With ``mode="inference"`` it holds the operators that run below autograd too, but of a forward
+    pass that asks for no gradient. Both are recorded as they run, so that it is known how long
+    every piece of memory is in use.
+
     `dynamic` makes sizes symbolic: shapes and costs are then sympy expressions over names, and
     `bind` puts numbers in their place. It says for an input, called by its argument or by the id
     of its node (``batch/ids``), the name of a dimension: ``{"x": {0: "batch", 2: "height"}}``,
@@ -52,36 +60,58 @@ def capture(
     name stands in the graph's keys ``symbols`` and ``constraints``. The sizes of the example
     matter where the model branches on one: its branch is captured, and kept as a constraint.
 
+    With `replay` a module that is called like an earlier one (of the same structure, attributes
+    and arguments, reading nothing that has changed) is not run again: what was recorded of the
+    first call is repeated under its own path and with its own parameters. The graph is the same;
+    ``replay=False`` runs everything.
+
     Raises InputError where the model itself raises on the example, naming the module, the op
     and the shapes, or takes no other size for a name than one, and CaptureError where no front
     end can capture it.
     """
     from .errors import UsageError
-    from .frontends import record, record_training
+    from .frontends import record, record_inference, record_training
 
-    training = mode == "training"
-    if mode not in ("forward", "training"):
-        raise UsageError(f"there is no mode {mode!r}", hint="choose forward or training")
-    if training and frontend != "auto":
-        raise UsageError("a training step has a front end of its own", hint="leave frontend out")
+    training, plain = mode == "training", mode == "forward"
+    if mode not in ("forward", "inference", "training"):
+        raise UsageError(f"there is no mode {mode!r}", hint="choose forward, inference or training")
+    if not plain and frontend != "auto":
+        raise UsageError(f"mode {mode!r} has a front end of its own", hint="leave frontend out")
     if not training and (loss is not None or optimizer is not None):
         raise UsageError("a loss or an optimizer needs a training step", hint='mode="training"')
-    if training and dynamic is not None:
-        raise UsageError("a training step has no symbolic sizes", hint="leave `dynamic` out")
-    with progress(f"capturing {type(model).__name__}"):
+    if not plain and dynamic is not None:
+        raise UsageError(f"mode {mode!r} has no symbolic sizes", hint="leave `dynamic` out")
+    with progress(f"capturing {type(model).__name__}"), _without_collection():
         if training:
             found, source = record_training(model, example, loss=loss, optimizer=optimizer)
+        elif not plain:
+            found, source = record_inference(model, example)
         else:
-            found, source = record(model, example, frontend=frontend, dynamic=dynamic)
+            found, source = record(
+                model, example, frontend=frontend, dynamic=dynamic, replay=replay
+            )
+            source.export = lambda: capture(model, example, frontend="export")
         graph = _graph(found, source, include_source)
         if dynamic is not None:
             _settle(graph, found, model, example, dynamic)
         return graph
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles among objects that all stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _graph(found: Capture, source: Source, include_source: bool = False) -> ModelGraph:
     if not include_source:
-        for op in found.records:
+        for op in with_bodies(found.records):
             op.source = ""
     graph, source.ids = build(found.records, **found.attrs)
     graph.source = source

@@ -57,6 +57,12 @@ Dynamic = Annotated[
         "of every input that has as many.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Let torch load a .pt2 file, which can run any code planted in it."
+    ),
+]
 Weights = Annotated[str, typer.Option(help="Weights in ONNX files: include, external or none.")]
 
 
@@ -93,26 +99,35 @@ def capture(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="A graph that was saved as .json.")],
+    file: Annotated[
+        Path, typer.Argument(help="A saved .json graph, a .pt2 of torch.export.save, or an .onnx.")
+    ],
     to: Annotated[list[str], typer.Option("--to", help="onnx, dot or json; may be repeated.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; by default beside FILE.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
-    """Write a saved graph in other formats; its ONNX holds the structure, no weights."""
-    from .exporters import load
+    """Write a model or graph from a file in other formats.
 
+    The ONNX holds the structure, no weights, unless a .pt2 file was loaded with --trust.
+    """
     formats = [_format(name) for name in to]
-    graph = load(file)
     folder = out if out is not None else file.parent
+    targets = [folder / f"{file.stem}{_suffix(chosen)}" for chosen in formats]
+    if file.suffix != ".json" and any(_is_same(target, file) for target in targets):
+        raise UsageError(f"this would overwrite {str(file)!r}", hint="give another folder as --out")
+    graph = _load(file, trust)
     _make_folder(folder)
-    for chosen in formats:
-        _write(graph, folder / f"{file.stem}{_suffix(chosen)}", chosen)
+    for chosen, target in zip(formats, targets, strict=True):
+        _write(graph, target, chosen)
 
 
 @app.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="A saved .json graph, or a model as in capture.")],
+    model: Annotated[
+        str, typer.Argument(help="A .json, .pt2 or .onnx file, or a model as in capture.")
+    ],
     input: Input = [],  # noqa: B006
     arg: Arguments = [],  # noqa: B006
     depth: Depth = 2,
@@ -130,19 +145,22 @@ def summary(
     train: Train = False,
     fake: Fake = False,
     mode: Mode = "forward",
+    trust: Trust = False,
 ) -> None:
-    """Print the module tree of a model or of a saved graph."""
-    from .exporters import load
-
-    saved = model.endswith(".json")
-    graph = load(model) if saved else _capture(model, input, arg, frontend, train, fake, mode=mode)
+    """Print the module tree of a model, or of one in a file."""
+    if _is_file(model, trust):
+        graph = _load(model, trust)
+    else:
+        graph = _capture(model, input, arg, frontend, train, fake, mode=mode)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     _print(graph.summary(depth=depth, sort=sort, columns=chosen))
 
 
 @app.command()
 def cost(
-    model: Annotated[str, typer.Argument(help="A saved .json graph, or a model as in capture.")],
+    model: Annotated[
+        str, typer.Argument(help="A .json, .pt2 or .onnx file, or a model as in capture.")
+    ],
     input: Input = [],  # noqa: B006
     arg: Arguments = [],  # noqa: B006
     dynamic: Dynamic = [],  # noqa: B006
@@ -152,16 +170,16 @@ def cost(
     frontend: Frontend = "auto",
     train: Train = False,
     fake: Fake = False,
+    trust: Trust = False,
 ) -> None:
     """Print what a model costs, over its symbolic sizes and at given ones."""
-    from .exporters import load
     from .text import costs
 
-    saved = model.endswith(".json")
+    saved = _is_file(model, trust)
     if at and not saved and not dynamic:
         raise UsageError("--at needs symbolic sizes", hint="name them with --dynamic")
     if saved:
-        graph = load(model)
+        graph = _load(model, trust)
     else:
         graph = _capture(model, input, arg, frontend, train, fake, dynamic=dynamic)
     _print(costs(graph, [(text, _bound(graph, text)) for text in at]))
@@ -194,6 +212,26 @@ def view(
     from .viewing import view as show
 
     show(file, port=port, browser=browser, announce=lambda url: print(f"{file} is shown at {url}"))
+
+
+def _is_file(model: str, trust: bool) -> bool:
+    """Say whether a command's MODEL is a file to read, rather than a model to make."""
+    from .reading import SUFFIXES
+
+    found = model.lower().endswith(SUFFIXES)
+    if trust and not found:
+        raise UsageError("--trust is for .pt2 files", hint="leave it out")
+    return found
+
+
+def _load(file: Path | str, trust: bool) -> ModelGraph:
+    from .reading import load
+
+    return load(file, trust=trust)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _capture(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MAX_LENGTH = 10_000
 """Characters that an expression may have."""
 
+_REFUSED = (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError)
+"""What reading an expression raises that is none, or one that would take too much."""
+
 
 def symbol(name: str) -> sympy.Symbol:
     """Return the symbol of a size: a positive integer."""
@@ -41,7 +44,9 @@ def parse(text: str) -> Dim:
         if len(text) > MAX_LENGTH:
             raise ValueError("too long")
         found = _walk(ast.parse(text, mode="eval").body)
-    except (ValueError, SyntaxError, RecursionError, MemoryError, ZeroDivisionError) as error:
+        if _is_infinite(found):
+            raise ValueError("infinite")
+    except _REFUSED as error:
         raise FormatError(
             f"{text[:80]!r} is not a size",
             hint="a size has integers, names, + - * / // % ** and Max, Min, Mod, floor, "
@@ -61,17 +66,38 @@ def _walk(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_walk(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_walk(left), _checked(op, _walk(right)))
+            return _OPERATORS[type(op)](_walk(left), _walk(right))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
             return getattr(sympy, name)(*map(_walk, args))
     raise ValueError(f"{type(node).__name__} is not allowed")
 
 
-def _checked(op: ast.operator, right: Any) -> Any:
-    # A power such as 9**9**9 would take all memory before any size limit is seen.
-    if isinstance(op, ast.Pow) and (not right.is_Integer or abs(right) > 64):
+def _is_infinite(found: Any) -> bool:
+    import sympy
+
+    return bool(found.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo))
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    """Return a power, unless it would take all memory: 9**9**9, or ((9**64)**64)**64.
+
+    Raises ValueError where the exponents, multiplied, or the numbers inside are too large.
+    """
+    import sympy
+
+    if not exponent.is_Integer or abs(exponent) > _MAX_POWER:
         raise ValueError("the exponent is too large")
-    return right
+    inner = [abs(power.exp) for power in base.atoms(sympy.Pow)]
+    bits = [max(abs(n.p), n.q).bit_length() for n in base.atoms(sympy.Rational)]
+    if any(n * abs(exponent) > _MAX_POWER for n in inner if n != 1) or any(
+        n * abs(exponent) > _MAX_BITS for n in bits
+    ):
+        raise ValueError("powers of powers are too large")
+    return base**exponent
+
+
+_MAX_POWER = 64
+_MAX_BITS = 10_000
 
 
 def _floor_divide(left: Any, right: Any) -> Any:
@@ -88,7 +114,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: lambda a, b: a / b,
     ast.FloorDiv: _floor_divide,
     ast.Mod: lambda a, b: a % b,
-    ast.Pow: lambda a, b: a**b,
+    ast.Pow: _power,
 }
 
 
@@ -110,11 +136,11 @@ def condition(text: str) -> Any:
         if len(text) > MAX_LENGTH:
             raise ValueError("too long")
         return _truth(ast.parse(text, mode="eval").body)
-    except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError) as e:
+    except _REFUSED as error:
         raise FormatError(
             f"{text[:80]!r} is no condition on sizes",
             hint="a condition compares sizes by == != < <= > >=, joined by and, or, not",
-        ) from e
+        ) from error
 
 
 def _truth(node: ast.expr) -> Any:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
 from .errors import GraphError
-from .names import REPLACEMENT, UniqueNames, clean, join_id, op_leaf, path_to_id
+from .expressions import symbol
+from .names import (
+    REPLACEMENT,
+    UniqueNames,
+    body_id,
+    clean,
+    join_body,
+    join_id,
+    op_leaf,
+    path_to_id,
+)
 from .records import OpRecord, Value, map_values, values
 from .schema import (
     EDGE_FIELDS,
@@ -17,7 +28,9 @@ from .schema import (
     NODE_FIELDS,
     REQUIRED_NODE_KEYS,
     VERSION,
+    Dim,
     Module,
+    Symbol,
     TensorMeta,
     Use,
 )
@@ -45,9 +58,13 @@ class ModelGraph(_DiGraph):
     source: Any = None
 
     def copy(self, as_view: bool = False) -> ModelGraph:
-        """Return a copy, as networkx does; `source` goes with it."""
+        """Return a copy, as networkx does, and of nested graphs too; `source` goes with it."""
         copied: ModelGraph = super().copy(as_view=as_view)
         copied.source = self.source
+        if not as_view:
+            for _, node in copied.nodes(data=True):
+                if "subgraphs" in node:
+                    node["subgraphs"] = {k: body.copy() for k, body in node["subgraphs"].items()}
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,6 +101,19 @@ def op_nodes(graph: _DiGraph) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((name, node) for name, node in graph.nodes(data=True) if node["kind"] == "op")
 
 
+def bodies(graph: _DiGraph) -> Iterator[tuple[str, ModelGraph]]:
+    """Yield the nested graphs of control flow ops, in order and however deep, with their names.
+
+    A name is that of the op and that of the body: ``encoder/cond#true``; a node inside it has
+    the same name in front in every format that puts all nodes side by side.
+    """
+    for name, node in in_order(graph):
+        for key, body in node.get("subgraphs", {}).items():
+            yield body_id(name, key), body
+            for inner, nested in bodies(body):
+                yield join_body(body_id(name, key), inner), nested
+
+
 def inputs_of(graph: _DiGraph, node: str) -> dict[str, tuple[str, int]]:
     """Return, by argument path, the node and the output that a tensor of `node` comes from."""
     return {
@@ -100,14 +130,29 @@ def build(records: Sequence[OpRecord], **attrs: Any) -> tuple[ModelGraph, dict[s
     Edges follow the data. Where an op writes memory in place, whatever reads that memory later
     (the tensor itself, or a view of it) gets an edge from the writer, and the writer gets one
     from whatever read the memory before, so that every topological order computes the same.
+
+    The bodies of a control flow op become graphs of their own; the keys of their records stand
+    after the op's and the body's: ``cond/true/linear``. A loop that runs for as long as the
+    values of tensors say gets a symbol for how often that is, such as ``while_loop_trips``.
     """
     if "modules" in attrs:
         attrs["modules"] = {clean_path(p): clean(t) for p, t in attrs["modules"].items()}
+    loops = _Loops(attrs.get("symbols", {}))
+    graph, ids = _build(records, attrs, loops)
+    if loops.found:
+        graph.graph["symbols"] = {**attrs.get("symbols", {}), **loops.found}
+    return graph, ids
+
+
+def _build(
+    records: Sequence[OpRecord], attrs: Mapping[str, Any], loops: _Loops
+) -> tuple[ModelGraph, dict[str, str]]:
     graph = ModelGraph(schema=VERSION, **attrs)
     names, ids = UniqueNames(), dict[str, str]()
     outputs = dict[str, tuple[TensorMeta | None, ...]]()
     stacks = dict[tuple[Module, ...], tuple[Module, ...]]()
     memory = _Memory()
+    known: dict[str, dict[str, Any]] = {record.like: {} for record in records if record.like}
     for index, record in enumerate(records):
         node = ids[record.key] = names.take(_wanted_id(record))
         outputs[record.key] = record.outputs
@@ -116,29 +161,90 @@ def build(records: Sequence[OpRecord], **attrs: Any) -> tuple[ModelGraph, dict[s
             current = memory.now.get(value, value)
             return outputs[current.key][current.output]
 
-        args = {name: map_values(arg, meta) for name, arg in record.args.items()}
-        if record.stack not in stacks:
-            stacks[record.stack] = _with_containers(record.stack, attrs.get("modules", {}))
-        graph.add_node(node, **_node_attrs(index, record, args, stacks[record.stack]))
+        stack = stacks.get(record.stack)
+        if stack is None:
+            stack = _with_containers(record.stack, attrs.get("modules", {}))
+            stacks[record.stack] = stack
+        if record.like:
+            made = {**known[record.like], **_place(index, record, stack)}
+        else:
+            args = {name: map_values(arg, meta) for name, arg in record.args.items()}
+            made = _node_attrs(index, record, args, stack)
+            if record.key in known:
+                known[record.key] = dict(made)
+                known[record.key].pop("source", None)
+        graph.add_node(node, **made)
         uses = memory.step(index, record)
         if record.outputs:
             graph.nodes[node]["storages"] = memory.numbers(record)
+        if freed := tuple(memory.number[s] for s in record.frees if s in memory.number):
+            graph.nodes[node]["frees"] = freed
+        if record.subgraphs:
+            graph.nodes[node].update(_nested(record, node, graph.graph, loops, ids))
         for key, edge_uses in uses.items():
             flowing = {use.output for use in edge_uses if use.output is not None}
             metas = (outputs[key][output] for output in flowing)
             size = sum((m.nbytes for m in metas if m is not None), 0)
             graph.add_edge(ids[key], node, uses=tuple(edge_uses), bytes=size)
+    for record in records:
+        graph.nodes[ids[record.key]].update((key, ids[r]) for key, r in record.links.items())
     return graph, ids
+
+
+class _Loops:
+    """Names how often loops run whose bodies run as often as the values of tensors say."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.found: dict[str, Symbol] = {}
+        self._names = UniqueNames()
+        for name in taken:
+            self._names.take(name)
+
+    def trips(self, record: OpRecord) -> Dim:
+        """Return how often the op of `record` runs its bodies."""
+        if record.trips is not None:
+            return record.trips
+        leaf = clean(op_leaf(record.op)).lower()
+        name = self._names.take(f"{leaf if leaf.isidentifier() else 'loop'}_trips")
+        self.found[name] = Symbol()
+        return symbol(name)
+
+
+def _nested(
+    record: OpRecord,
+    node: str,
+    outer: Mapping[str, Any],
+    loops: _Loops,
+    ids: dict[str, str],
+) -> dict[str, Any]:
+    """Return the keys of a node that runs bodies; adds what their records became to `ids`."""
+    attrs: dict[str, Any] = {"subgraphs": {}}
+    trips = loops.trips(record)
+    if trips != 1:
+        attrs["trips"] = trips
+    for key, inside in record.subgraphs.items():
+        name = clean(key)
+        given = {"modules": outer["modules"]} if "modules" in outer else {}
+        body, inner = _build(inside, {"name": name, **given}, loops)
+        attrs["subgraphs"][name] = body
+        for inner_key, inner_id in inner.items():
+            ids[f"{record.key}/{key}/{inner_key}"] = join_body(body_id(node, name), inner_id)
+    return attrs
 
 
 def _wanted_id(record: OpRecord) -> str:
     path = clean_path(record.stack[-1].path) if record.stack else ""
     if record.kind == "op":
-        return join_id(path, clean(op_leaf(record.op)))
+        return join_id(path, _leaf(record.op))
     if record.kind in ("parameter", "buffer", "constant"):
         leaf = record.target.removeprefix(f"{record.stack[-1].path}.") if path else record.target
         return join_id(path, path_to_id(clean(leaf)))
     return clean(record.target) or REPLACEMENT
+
+
+@lru_cache(maxsize=4096)
+def _leaf(op: str) -> str:
+    return clean(op_leaf(op))
 
 
 def clean_path(path: str) -> str:
@@ -173,16 +279,24 @@ def _with_containers(stack: tuple[Module, ...], types: Mapping[str, str]) -> tup
     return tuple(full)
 
 
+def _place(index: int, record: OpRecord, stack: tuple[Module, ...]) -> dict[str, Any]:
+    """Return where in the order of execution, in the model and in its code a node stands."""
+    place = {
+        "index": index,
+        "module": stack[-1].path if stack else "",
+        "module_type": stack[-1].type if stack else "",
+        "module_stack": stack,
+    }
+    return {**place, "source": record.source} if record.source else place
+
+
 def _node_attrs(
     index: int, record: OpRecord, args: Mapping[str, Any], stack: tuple[Module, ...]
 ) -> dict[str, Any]:
     attrs: dict[str, Any] = {
         "kind": record.kind,
-        "index": index,
         "op": record.op,
-        "module": stack[-1].path if stack else "",
-        "module_type": stack[-1].type if stack else "",
-        "module_stack": stack,
+        **_place(index, record, stack),
         "phase": record.phase,
         "args": args,
         "outputs": record.outputs,
@@ -193,7 +307,7 @@ def _node_attrs(
         "aliases": tuple(map(clean_path, record.aliases)),
         "tags": record.tags,
         "writes": record.writes,
-        "source": record.source,
+        "saved": record.saved,
     }
     attrs.update((key, value) for key, value in optional.items() if value)
     return attrs
@@ -225,7 +339,7 @@ class _Memory:
         for path, value in reads:
             current = self.now.get(value, value)
             uses.setdefault(current.key, []).append(Use(current.output, path))
-        written = self._written(record, reads)
+        written = self._written(record, reads) if record.writes else {}
         for before in self._order(record, reads, written):
             if before != record.key and before not in uses:
                 uses[before] = [Use(None, "after")]
@@ -236,7 +350,7 @@ class _Memory:
         return {
             self.storage[value]: value
             for path, value in reads
-            if path.partition(".")[0] in record.writes
+            if path in record.writes or path.partition(".")[0] in record.writes
         }
 
     def _order(
@@ -288,16 +402,26 @@ def validate(graph: _DiGraph) -> None:
     """Check every node, edge and graph key against the schema.
 
     Raises GraphError, which names the node, at the first key that is missing, unknown or not of
-    its type, and where an edge runs against the order of execution.
+    its type, and where an edge runs against the order of execution; also inside nested graphs.
     """
     check_keys(graph.graph, GRAPH_FIELDS, {"schema", "name"}, where=None)
     check_graph(graph.graph)
     for name, node in graph.nodes(data=True):
         check_keys(node, NODE_FIELDS, REQUIRED_NODE_KEYS, where=name)
         check_node(name, node)
+        for key, body in node.get("subgraphs", {}).items():
+            _validate_body(body_id(name, key), body)
     for source, target, edge in graph.edges(data=True):
         check_keys(edge, EDGE_FIELDS, EDGE_FIELDS.keys(), where=target)
         check_edge(source, graph.nodes[source], target, graph.nodes[target], edge)
+
+
+def _validate_body(name: str, body: _DiGraph) -> None:
+    try:
+        validate(body)
+    except GraphError as error:
+        where = name if error.node is None else join_body(name, error.node)
+        raise GraphError(error.problem, node=where, hint=error.hint) from error
 
 
 def require(graph: _DiGraph, *keys: str) -> None:

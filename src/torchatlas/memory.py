@@ -28,6 +28,21 @@ GRADIENT = "gradient/"
 """How the target of an output node begins that holds a parameter's gradient."""
 
 
+LOOPS = frozenset(
+    {
+        "higher_order.associative_scan",
+        "higher_order.map_impl",
+        "higher_order.scan",
+        "higher_order.while_loop",
+        "higher_order.while_loop_stack_output",
+        "onnx.Loop",
+        "onnx.Scan",
+        "onnx.SequenceMap",
+    }
+)
+"""Ops that run their body `trips` times, one result after the other."""
+
+
 @dataclass(slots=True)
 class Storage:
     """A piece of memory: the tensors that share it, and how long it is needed.
@@ -66,7 +81,8 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
     (parameters, buffers, inputs, optimizer state) and what the model returns stays to the end.
     Everything else goes when the last node that reads it, or a view of it, has run; but what a
     module is called with stays until the call returns, because in eager execution Python holds
-    the arguments of a running call.
+    the arguments of a running call. Where the graph was recorded from a run, as a training step
+    is, its key ``frees`` says when everything went.
     """
     found: dict[Any, Storage] = {}
     behind: dict[str, tuple[Storage, ...]] = {}
@@ -93,6 +109,10 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
                 elif storage.last < end:
                     needed = _returns(around, calls.get(storage.node, ()), index)
                     storage.last = max(storage.last, needed)
+    freed = {number: node["index"] for _, node in nodes for number in node.get("frees", ())}
+    if freed:
+        for number, storage in found.items():
+            storage.last = end if storage.held else freed.get(number, end)
     return Lifetimes(nodes, list(found.values()), behind, first_use)
 
 
@@ -189,7 +209,45 @@ def timeline(found: Lifetimes) -> Iterator[tuple[str, Dim]]:
     for name, node in found.nodes:
         while times and times[-1] <= node["index"]:
             held += change[times.pop()]
-        yield name, held
+        yield name, held + inside(node) if "subgraphs" in node else held
+
+
+def inside(node: Mapping[str, Any]) -> Dim:
+    """Return the most memory that the bodies of a control flow op need besides its operands.
+
+    The results of a body that runs once are those of the op, which count already. What flex
+    attention does to a score stays inside its kernel.
+    """
+    if node["op"].startswith("higher_order.flex_attention"):
+        return 0
+    looped = node["op"] in LOOPS
+    extra: Dim = 0
+    for body in node["subgraphs"].values():
+        found = lifetimes(body)
+        needed = [live for _, live in timeline(found)]
+        given = sum((s.nbytes for s in found.storages if _is_input(body, s)), 0)
+        made = 0 if looped else sum((m.nbytes for m in node["outputs"] if m is not None), 0)
+        extra = _maximum([extra, *(_plain(live - given - made) for live in needed)])
+    return extra
+
+
+def _plain(size: Dim) -> Dim:
+    return int(size) if getattr(size, "is_Integer", False) else size
+
+
+def _is_input(graph: _DiGraph, storage: Storage) -> bool:
+    return bool(graph.nodes[storage.node]["kind"] == "input")
+
+
+def _maximum(sizes: Sequence[Dim]) -> Dim:
+    largest = list(_largest(dict.fromkeys(sizes, "")))
+    if len(largest) == 1:
+        return largest[0]
+    import sympy
+
+    # Comparing them once more, as evaluating would, takes long and finds nothing.
+    found: Dim = sympy.Max(*largest, evaluate=False)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +280,9 @@ def memory_at(graph: _DiGraph, node: str) -> Peak:
         if begun and index <= storage.last and storage.nbytes != 0:
             split[storage.purpose] += storage.nbytes
             alive[storage.node] = alive.get(storage.node, 0) + storage.nbytes
+    if "subgraphs" in graph.nodes[node] and (extra := inside(graph.nodes[node])) != 0:
+        split["activations"] += extra
+        alive[node] = alive.get(node, 0) + extra
     if all(isinstance(size, int) for size in alive.values()):
         alive = dict(sorted(alive.items(), key=lambda item: -item[1]))
     return Peak(sum(split.values(), 0), node, split, alive)
@@ -238,10 +299,7 @@ def peak(graph: _DiGraph) -> Peak | None:
         return None
     largest = _largest({size: name for name, size in reversed(nodes)})
     if len(largest) > 1:
-        import sympy
-
-        # Comparing them once more, as evaluating would, takes long and finds nothing.
-        return Peak(sympy.Max(*largest, evaluate=False), "", {}, {})
+        return Peak(_maximum(list(largest)), "", {}, {})
     (node,) = largest.values()
     return memory_at(graph, node)
 
@@ -251,14 +309,14 @@ def _largest(sizes: Mapping[Dim, str]) -> dict[Dim, str]:
     numbers = [size for size in sizes if isinstance(size, int)]
     best: dict[Dim, str] = {max(numbers): sizes[max(numbers)]} if numbers else {}
     for size, node in sizes.items():
-        if isinstance(size, int) or any(_never_less(other, size) for other in best):
+        if isinstance(size, int) or any(never_less(other, size) for other in best):
             continue
-        best = {other: n for other, n in best.items() if not _never_less(size, other)}
+        best = {other: n for other, n in best.items() if not never_less(size, other)}
         best[size] = node
     return best
 
 
-def _never_less(one: Dim, other: Dim) -> bool:
+def never_less(one: Dim, other: Dim) -> bool:
     """Say whether every term of ``one - other`` is known not to be negative."""
     more, less = _terms(one), _terms(other)
     return all(
@@ -281,7 +339,7 @@ def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:
     """Return what a training step keeps from its forward pass for its backward pass.
 
     The nodes that set the memory aside, with their bytes: activations only, not what the caller
-    holds anyway.
+    holds anyway. Where no node says what autograd keeps, it is what the backward pass reads.
 
     >>> import torch, torchatlas as ta
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Sigmoid())
@@ -289,7 +347,20 @@ def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:
     {'1/sigmoid': 32}
     """
     found = lifetimes(graph)
-    read = {
+    kept = {
+        id(found.behind[name][i]) for name, node in found.nodes for i in node.get("saved", ())
+    } or _read_backward(graph, found)
+    saved: dict[str, Dim] = {}
+    for storage in found.storages:
+        forward = graph.nodes[storage.node].get("phase") == "forward"
+        if forward and not storage.held and id(storage) in kept:
+            saved[storage.node] = saved.get(storage.node, 0) + storage.nbytes
+    return saved
+
+
+def _read_backward(graph: _DiGraph, found: Lifetimes) -> set[int]:
+    """Return the identities of the storages that a node of the backward pass reads."""
+    return {
         id(found.behind[source][use.output])
         for source, target, edge in graph.edges(data=True)
         if graph.nodes[target].get("phase") == "backward"
@@ -298,9 +369,3 @@ def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:
         for use in edge["uses"]
         if use.output is not None
     }
-    saved: dict[str, Dim] = {}
-    for storage in found.storages:
-        forward = graph.nodes[storage.node].get("phase") == "forward"
-        if forward and not storage.held and id(storage) in read:
-            saved[storage.node] = saved.get(storage.node, 0) + storage.nbytes
-    return saved

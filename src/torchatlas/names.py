@@ -55,6 +55,24 @@ def join_id(path: str, leaf: str) -> str:
     return f"{path_to_id(path)}/{leaf}" if path else leaf
 
 
+def body_id(node: str, body: str) -> str:
+    """Return the name of a body of `node`.
+
+    >>> body_id("encoder/cond", "true")
+    'encoder/cond#true'
+    """
+    return f"{node}#{body}"
+
+
+def join_body(body: str, node: str) -> str:
+    """Return the name, in the whole graph, of a node of the graph called `body`.
+
+    >>> join_body("encoder/cond#true", "linear")
+    'encoder/cond#true/linear'
+    """
+    return f"{body}/{node}"
+
+
 def op_leaf(op: str) -> str:
     """Return the part of an op's name that ends a node id; the in-place mark is left out.
 

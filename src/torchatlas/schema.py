@@ -165,6 +165,23 @@ class Symbol:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What was read of the values of the example, so that the graph may hold for no other.
+
+    `source` is the line of code (``file:line``, relative), `op` what read the value, and `value`
+    what it was: a number, or the shape that came of it.
+    """
+
+    source: str
+    op: str
+    value: str
+
+    def __str__(self) -> str:
+        place = f"{self.source}: " if self.source else ""
+        return f"{place}{self.op} -> {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """What one key means; `by` names the module that writes it."""
 
@@ -207,8 +224,30 @@ class NodeAttrs(TypedDict, total=False):
     storages: Annotated[
         tuple[int, ...], Field("memory behind each output: equal numbers share it", "graph")
     ]
+    frees: Annotated[
+        tuple[int, ...],
+        Field("memory that nobody held any more once the node had run, as recorded", "graph"),
+    ]
     subgraphs: Annotated[
-        tuple[str, ...], Field("names of nested graphs of a control-flow op", "frontends")
+        Mapping[str, Any], Field("bodies of a control flow op: name -> ModelGraph", "graph")
+    ]
+    trips: Annotated[Dim, Field("how often a loop runs its body; absent for 1", "graph")]
+    # training
+    differentiates: Annotated[
+        str, Field("forward op that an op of the backward pass differentiates", "frontends")
+    ]
+    recomputes: Annotated[
+        str, Field("forward op that a checkpoint runs again in the backward pass", "frontends")
+    ]
+    saved: Annotated[
+        tuple[int, ...], Field("outputs that autograd keeps for the backward pass", "frontends")
+    ]
+    gradient: Annotated[str, Field("output node with a parameter's gradient", "frontends")]
+    gradient_of: Annotated[
+        str, Field("parameter whose gradient an output is, or an op adds to", "frontends")
+    ]
+    state_of: Annotated[
+        str, Field("parameter that state of an optimizer belongs to", "frontends")
     ]
     # cost
     params: Annotated[Dim, Field("elements of a parameter", "annotations.params")]
@@ -271,6 +310,12 @@ class GraphAttrs(TypedDict, total=False):
     modules: Annotated[Mapping[str, str], Field("path -> class of every module", "frontends")]
     dropped: Annotated[
         Mapping[str, int], Field("op -> how many were left out as noise", "frontends")
+    ]
+    specialised: Annotated[
+        bool, Field("whether the graph was captured on the values of the example", "frontends")
+    ]
+    decisions: Annotated[
+        tuple[Decision, ...], Field("what was read of those values, in order", "frontends")
     ]
     torch: Annotated[str, Field("version of torch that captured", "frontends")]
     symbols: Annotated[

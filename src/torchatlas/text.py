@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .graph import ModelGraph, in_order, inputs_of
+from .memory import saved_for_backward
 from .names import path_to_id
 from .schema import Dim, TensorMeta
 from .sums import SUMMED, Totals, add_up, totals
@@ -59,6 +60,18 @@ def polynomial(value: Any) -> str:
     if value.count_ops() > 200:
         return text
     return min(str(sympy.expand(value)), text, key=len)
+
+
+def decisions_line(graph: ModelGraph) -> str:
+    """Return what the graph says of the values that the model looked at; nothing if it did not."""
+    decisions = graph.graph.get("decisions", ())
+    if not graph.graph.get("specialised") or not decisions:
+        return ""
+    places = {decision.source for decision in decisions}
+    return (
+        f"specialised to the values of the example: {len(decisions)} read at "
+        f"{len(places)} place{'s' if len(places) > 1 else ''}, first {decisions[0]}"
+    )
 
 
 def symbols_line(graph: ModelGraph) -> str:
@@ -125,9 +138,31 @@ def to_text(graph: ModelGraph) -> str:
     """Return the graph with one line a node, in the order of execution.
 
     A line reads ``id = op(argument=source, …) -> outputs``; ``after`` names the nodes whose
-    writes, or reads, have to come first.
+    writes, or reads, have to come first. The bodies of a control flow op stand below it,
+    indented; ``operands/0 = input(x)`` says which argument of the op an input of a body is.
     """
-    return "".join(f"{_line(graph, name, node)}\n" for name, node in in_order(graph))
+    return "".join(f"{line}\n" for line in _all_lines(graph, {}))
+
+
+def _all_lines(graph: ModelGraph, given: Mapping[str, str]) -> Iterator[str]:
+    for name, node in in_order(graph):
+        line = _line(graph, name, node)
+        yield line.replace("input()", f"input({given[name]})", 1) if name in given else line
+        for key, body in node.get("subgraphs", {}).items():
+            yield f"  {key}:"
+            sources = _argument_sources(graph, name)
+            yield from (f"    {inner}" for inner in _all_lines(body, sources))
+
+
+def _argument_sources(graph: ModelGraph, name: str) -> dict[str, str]:
+    """Return where each tensor argument comes from, by the name that it has inside a body."""
+    refs = inputs_of(graph, name)
+    return {path.replace(".", "/"): _source(graph, *refs[path]) for path in refs}
+
+
+def _source(graph: ModelGraph, source: str, output: int) -> str:
+    several = source in graph and len(graph.nodes[source]["outputs"]) > 1
+    return f"{source}:{output}" if several else source
 
 
 def _line(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> str:
@@ -141,15 +176,14 @@ def _line(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> str:
     what = node["op"] or node["kind"]
     tail = f" after {', '.join(source for _, source in after)}" if after else ""
     made = ", ".join(str(out) for out in node["outputs"])
+    tail = f" ({node['trips']} times){tail}" if "trips" in node else tail
     aliases = f" alias {', '.join(node['aliases'])}" if "aliases" in node else ""
     return f"{name} = {what}({args}){aliases}{f' -> {made}' if made else ''}{tail}"
 
 
 def _arg(graph: ModelGraph, arg: Any, path: str, refs: Mapping[str, tuple[str, int]]) -> str:
     if isinstance(arg, TensorMeta):
-        source, output = refs.get(path, ("?", 0))
-        several = source in graph and len(graph.nodes[source]["outputs"]) > 1
-        return f"{source}:{output}" if several else source
+        return _source(graph, *refs.get(path, ("?", 0)))
     if isinstance(arg, tuple):
         return f"[{', '.join(_arg(graph, a, f'{path}.{i}', refs) for i, a in enumerate(arg))}]"
     if isinstance(arg, Mapping):
@@ -189,9 +223,12 @@ def module_tree(graph: ModelGraph) -> Row:
     """Return the tree of modules that the graph's nodes stand in, with sums for each."""
     root = Row("", graph.graph.get("modules", {}).get("", graph.graph.get("name", "")))
     # Ops first, so that modules come in the order in which they run.
-    for _, node in sorted(in_order(graph), key=lambda item: item[1]["kind"] != "op"):
+    trained = any("saved" in node for _, node in graph.nodes(data=True))
+    saved = saved_for_backward(graph) if trained else {}
+    for name, node in sorted(in_order(graph), key=lambda item: item[1]["kind"] != "op"):
         for row in _rows_around(root, node):
             _add(row, node)
+            _add_term(row, "saved", saved.get(name))
     _add_terms(root)
     return root
 
@@ -266,6 +303,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Row, Row], str]]] = {
     "int_ops": ("integer OPs", lambda row, root: _counted(row, "int_ops", "")),
     "bytes": ("bytes", lambda row, root: number(row.sums["bytes"], "B")),
     "comm_bytes": ("bytes sent", lambda row, root: number(row.sums["comm_bytes"], "B")),
+    "saved": ("saved for backward", lambda row, root: number(row.sums["saved"], "B")),
     "intensity": ("operations per byte", _intensity),
     "share": ("% of FLOPs", _share),
 }
@@ -315,15 +353,16 @@ def summary(
     """Return the module tree down to `depth` as a table; sums include everything inside.
 
     `columns` are names among ``type, shape, ops, params, param_bytes, macs, flops, flops_other,
-    flops_effective, int_ops, bytes, comm_bytes, intensity, share``; `sort` orders the modules
-    under each parent by one of the numbers, largest first, in place of the order of execution.
-    ``+?`` marks sums that miss an op whose cost is unknown; ``intensity`` is in operations per
-    byte. Raises UsageError for a column that does not exist.
+    flops_effective, int_ops, bytes, comm_bytes, saved, intensity, share``; `sort` orders the
+    modules under each parent by one of the numbers, largest first, in place of the order of
+    execution. ``+?`` marks sums that miss an op whose cost is unknown; ``saved`` is what a
+    training step keeps for its backward pass, and ``intensity`` is in operations per byte.
+    Raises UsageError for a column that does not exist.
     """
     from rich.table import Table
 
     chosen = tuple(columns or COLUMNS)
-    sortable = ("ops", *SUMMED, "bytes")
+    sortable = ("ops", *SUMMED, "bytes", "saved")
     for name in chosen:
         _known(name, tuple(_COLUMNS))
     if sort is not None:
@@ -337,8 +376,8 @@ def summary(
     for level, row in _walk(root, depth, sort):
         cells = [_plain(_COLUMNS[name][1](row, root)) for name in chosen]
         table.add_row(_plain("  " * level + _own_name(row, graph)), *cells)
-    sizes = symbols_line(graph)
-    return Summary(table, f"\n{totals_line(totals(graph))}" + (f"\n{sizes}" if sizes else ""))
+    lines = [totals_line(totals(graph)), symbols_line(graph), decisions_line(graph)]
+    return Summary(table, "".join(f"\n{line}" for line in lines if line))
 
 
 def _known(name: str, names: Sequence[str]) -> None:

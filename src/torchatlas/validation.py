@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import networkx as nx
+
 from .errors import GraphError
-from .schema import KINDS, Field, Module, Symbol, TensorMeta, Use, is_dim
+from .schema import KINDS, Decision, Field, Module, Symbol, TensorMeta, Use, is_dim
 
 
 def _is_str(value: object) -> bool:
@@ -25,23 +27,45 @@ def _all(kind: type | tuple[type, ...]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, tuple) and all(isinstance(v, kind) for v in value)
 
 
+def _is_body(item: tuple[object, object]) -> bool:
+    name, graph = item
+    return isinstance(name, str) and isinstance(graph, nx.DiGraph)
+
+
+def _all_indices(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_is_index, value))
+
+
 _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         ("op", "overload", "target", "module", "module_type", "source", "device", "cost_source"),
         _is_str,
     ),
+    **dict.fromkeys(
+        ("differentiates", "recomputes", "gradient", "gradient_of", "state_of"), _is_str
+    ),
     **dict.fromkeys(("macs", "flops", "flops_other", "flops_effective", "int_ops"), _is_cost),
     **dict.fromkeys(
-        ("params", "param_bytes", "bytes_read", "bytes_written", "comm_bytes", "live_bytes"), is_dim
+        (
+            "params",
+            "param_bytes",
+            "bytes_read",
+            "bytes_written",
+            "comm_bytes",
+            "live_bytes",
+            "trips",
+        ),
+        is_dim,
     ),
-    **dict.fromkeys(("aliases", "tags", "writes", "subgraphs"), _all(str)),
+    **dict.fromkeys(("aliases", "tags", "writes"), _all(str)),
     **dict.fromkeys(("index", "first_use", "last_use"), _is_index),
-    "storages": lambda value: isinstance(value, tuple) and all(map(_is_index, value)),
+    **dict.fromkeys(("storages", "frees", "saved"), _all_indices),
     "kind": KINDS.__contains__,
     "phase": ("forward", "backward", "optimizer").__contains__,
     "module_stack": _all(Module),
     "args": lambda value: isinstance(value, Mapping),
     "outputs": _all((TensorMeta, type(None))),
+    "subgraphs": lambda value: isinstance(value, Mapping) and all(map(_is_body, value.items())),
 }
 
 
@@ -65,7 +89,13 @@ def check_keys(
 
 
 def check_graph(attrs: Mapping[str, Any]) -> None:
-    """Raise GraphError for symbols or constraints that are not of their key's type."""
+    """Raise GraphError for symbols, constraints or decisions that are not of their key's type."""
+    special, decisions = attrs.get("specialised", False), attrs.get("decisions", ())
+    if type(special) is not bool or not _all(Decision)(decisions):
+        raise GraphError(
+            "'specialised' or 'decisions' does not fit the schema",
+            hint="see torchatlas.schema.GraphAttrs",
+        )
     symbols, constraints = attrs.get("symbols", {}), attrs.get("constraints", ())
     described = isinstance(symbols, Mapping) and all(
         isinstance(name, str) and isinstance(known, Symbol) for name, known in symbols.items()

@@ -126,9 +126,9 @@ def test_branching_on_data_says_what_each_front_end_met(capfd):
             return x if x.sum() > 0 else -x
 
     with pytest.raises(CaptureError) as caught:
-        ta.capture(Branch(), X)
+        ta.capture(Branch(), X.to("meta"))
     assert not isinstance(caught.value, InputError)
-    for step in ("export: ", "export, strict: ", "fx: "):
+    for step in ("trace: ", "trace, on values: ", "export: ", "export, strict: ", "fx: "):
         assert step in str(caught.value)
     assert "(at frontends/test_examples_and_models.py:" in str(caught.value)
     # What the model prints is shown; what torch prints of its half-made graphs is not.
@@ -147,28 +147,30 @@ def test_what_only_fake_tensors_cannot_do_is_no_fault_of_the_model():
             return self.gru(packed)[1]
 
     with pytest.raises(CaptureError) as caught:
-        ta.capture(Packed(), torch.ones(5, 2, 3))
+        ta.capture(Packed(), torch.ones(5, 2, 3).to("meta"))
     assert not isinstance(caught.value, InputError)
 
 
 def test_the_graph_says_which_front_end_served_and_why_others_did_not(monkeypatch):
-    from torchatlas.frontends import exported
+    from torchatlas.frontends import exported, traced
 
     def refuse(*args, **kwargs):
         raise RuntimeError("not\x1b today")
 
     here = f"frontends/test_examples_and_models.py:{refuse.__code__.co_firstlineno + 1}"
 
+    monkeypatch.setattr(traced, "_run", refuse)
     monkeypatch.setattr(exported, "_export", refuse)
     graph = ta.capture(*models.make("residual"))
     assert graph.graph["frontend"] == "fx"
     assert graph.graph["attempts"] == (
+        f"trace: RuntimeError: not\N{REPLACEMENT CHARACTER} today (at {here})",
         f"export: RuntimeError: not\N{REPLACEMENT CHARACTER} today (at {here})",
         f"export, strict: RuntimeError: not\N{REPLACEMENT CHARACTER} today (at {here})",
     )
     monkeypatch.undo()
     graph = ta.capture(*models.make("residual"))
-    assert (graph.graph["frontend"], graph.graph["attempts"]) == ("export", ())
+    assert (graph.graph["frontend"], graph.graph["attempts"]) == ("trace", ())
 
 
 def test_failures_are_quiet(capfd):
@@ -207,5 +209,5 @@ def test_what_is_no_model(model, message):
 
 
 def test_unknown_front_end_lists_the_known():
-    with pytest.raises(UsageError, match="auto, export, fx"):
+    with pytest.raises(UsageError, match="auto, trace, export, fx"):
         ta.capture(Two(), X, frontend="jit")

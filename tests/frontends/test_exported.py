@@ -1,4 +1,4 @@
-"""The reference front end, on the small models, against hand-written expectations."""
+"""The front ends `export` and `trace` on the small models, against hand-written expectations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import models
 import torchatlas as ta
 from torchatlas.frontends.torch_api import TESTED_VERSIONS
 from torchatlas.schema import Use
+
+
+
+@pytest.fixture(params=["trace", "export"])
+def captured(request, captured, exported):
+    """The models as both front ends see them, which here is the same."""
+    return captured if request.param == "trace" else exported
+
 
 NEWEST = torch.__version__.startswith(TESTED_VERSIONS[-1])
 

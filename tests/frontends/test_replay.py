@@ -48,9 +48,9 @@ def test_replay_needs_values():
 
 
 @pytest.mark.parametrize("name", ["in_place_views", "residual", "tiny", "swin_t"])
-def test_every_topological_order_computes_the_same(name, captured):
+def test_every_topological_order_computes_the_same(name, exported):
     """In-place writes through views keep their order, whatever order the edges leave open."""
-    graph = captured(name)
+    graph = exported(name)
     model, example = models.make(name)
     wanted = torch.utils._pytree.tree_leaves(model(example))
     for seed in range(3):

@@ -15,31 +15,26 @@ from torchatlas.graph import op_nodes
 ASKS_WHETHER_IT_IS_EXPORTED = {"bert", "t5", "clip", "mixtral"}
 """transformers takes another way under `torch.export`: it makes masks that it would leave out,
 and calls an operator of its own for grouped products."""
-TWO_PATHS = {"shared_and_tied"}
-"""A module that stands under two paths: calls of it are not told apart."""
 
 
-@pytest.mark.parametrize(
-    "name", models.params(sorted(models.ALL.keys() - ASKS_WHETHER_IT_IS_EXPORTED - TWO_PATHS))
-)
-def test_same_graph_as_export(name, captured):
+@pytest.mark.parametrize("name", models.params(sorted(models.ALL.keys() - ASKS_WHETHER_IT_IS_EXPORTED)))
+def test_same_graph_as_export(name, captured, exported):
     if models.OLD_TORCH and name == "swin_t":
         pytest.skip("that torch.export calls lifted constants by their module")
-    graph = ta.capture(*models.make(name), frontend="trace")
+    graph = captured(name)
     ta.validate(graph)
-    assert graph.graph["frontend"] == "trace"
-    assert ta.to_text(graph) == ta.to_text(captured(name))
-    for node, keys in captured(name).nodes(data=True):
+    assert (graph.graph["frontend"], exported(name).graph["frontend"]) == ("trace", "export")
+    assert ta.to_text(graph) == ta.to_text(exported(name))
+    for node, keys in exported(name).nodes(data=True):
         for key in ("module", "module_type", "module_stack", "flops", "bytes_read", "live_bytes"):
             assert graph.nodes[node].get(key) == keys.get(key), (node, key)
 
 
-@pytest.mark.parametrize("name", sorted(ASKS_WHETHER_IT_IS_EXPORTED | TWO_PATHS))
-def test_same_products_as_export(name, captured):
+@pytest.mark.parametrize("name", sorted(ASKS_WHETHER_IT_IS_EXPORTED))
+def test_same_products_as_export(name, captured, exported):
     if models.OLD_TORCH and name == "mixtral":
         pytest.skip("grouped products on fake tensors wanted bfloat16")
-    found = ta.totals(ta.capture(*models.make(name), frontend="trace"))
-    expected = ta.totals(captured(name))
+    found, expected = ta.totals(captured(name)), ta.totals(exported(name))
     assert (found.macs, found.params, found.coverage) == (expected.macs, expected.params, 1)
 
 

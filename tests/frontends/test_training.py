@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
@@ -190,6 +191,8 @@ class Branching(nn.Module):
         y = self.linear(x)
         return y if y.sum() > 0 else -y
 
+    LINE = forward.__code__.co_firstlineno + 2
+
 
 @pytest.mark.parametrize(
     ("model", "options", "error", "words"),
@@ -202,12 +205,35 @@ class Branching(nn.Module):
         (Block(), {"optimizer": lambda p: None}, UsageError, "NoneType is no optimizer"),
         (Block(), {"frontend": "fx"}, UsageError, "front end of its own"),
         (Block(16), {}, InputError, "raises on this example in module 'first'"),
-        (Branching(), {}, CaptureError, r"could not be captured"),
     ],
 )
 def test_errors(model, options, error, words):
     with pytest.raises(error, match=words):
         ta.capture(model, torch.randn(4, 8), mode="training", **options)
+
+
+def test_a_step_that_looks_at_values_runs_on_copies():
+    torch.manual_seed(0)
+    model, x = Branching(), torch.randn(4, 8)
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    graph = ta.capture(model, x, mode="training", optimizer=torch.optim.AdamW)
+    assert graph.graph["specialised"] is True
+    (decision,) = graph.graph["decisions"]  # and not that AdamW counts its steps
+    assert decision.source.endswith(f"test_training.py:{Branching.LINE}")
+    assert decision.value == str(bool(model.linear(x).sum() > 0))
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(random, torch.get_rng_state())
+    results = graph.source.run()
+    model(x).sum().backward()
+    assert torch.equal(results["gradient/linear/weight"], model.linear.weight.grad)
+
+
+def test_a_step_that_looks_at_values_needs_some():
+    with torch.device("meta"):
+        model = Branching()
+    with pytest.raises(CaptureError, match="could not be captured"):
+        ta.capture(model, torch.randn(4, 8), mode="training")
 
 
 def test_a_loss_needs_training():

@@ -6,12 +6,15 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from ..graph import ModelGraph, op_nodes
+from ..names import body_id, join_body
 from ..schema import SCALARS, TensorMeta
 from .formulas import FORMULAS, Cost, Formula, evaluate, named_class
 from .own_formulas import own_cost
+from .subgraphs import PER_SCORE, per_score, roll_up
 
 _COUNTS = ("macs", "flops", "flops_other", "flops_effective", "int_ops")
-_KEYS = (*_COUNTS, "comm_bytes", "cost_source")
+_SUMS = (*_COUNTS, "comm_bytes")
+_KEYS = (*_SUMS, "cost_source")
 
 
 def flops(graph: ModelGraph) -> None:
@@ -27,17 +30,51 @@ def flops(graph: ModelGraph) -> None:
     ``2 * macs == flops + int_ops``: a contraction is in floating point or in integers. A
     collective also gets `comm_bytes`, its message: the larger of what goes in and what comes
     out on one device.
+
+    A control flow op counts what its bodies compute (``"subgraphs"``; see `roll_up`), each of
+    which gets the same keys.
     """
-    known: dict[Hashable, dict[str, Any]] = {}
+    _annotate(graph, {}, getattr(graph, "source", None), "")
+
+
+def _annotate(
+    graph: ModelGraph, known: dict[Hashable, dict[str, Any]], source: Any, prefix: str
+) -> None:
     for name, node in op_nodes(graph):
-        signature = _signature(node)
-        found = known.get(signature)
+        if "subgraphs" in node:
+            for key, body in node["subgraphs"].items():
+                _annotate(body, known, source, join_body(body_id(prefix + name, key), ""))
+            node.update(_by_bodies(node))
+            continue
+        # Nodes that repeat one another share their arguments.
+        same = id(node["args"]), id(node["outputs"])
+        found = known.get(same)
         if found is None:
-            found = _by_rule(node)
-            if found["flops"] is None:
-                found = _by_decomposition(graph, name, node)
-            known[signature] = found
+            signature = _signature(node)
+            found = known.get(signature)
+            if found is None:
+                found = _by_rule(node)
+                if found["flops"] is None:
+                    found = _by_decomposition(source, prefix + name, node)
+                known[signature] = found
+            known[same] = found
         node.update(found)
+
+
+def _by_bodies(node: Mapping[str, Any]) -> dict[str, Any]:
+    if node["op"] in PER_SCORE:
+        work = per_score(node)
+        # Inside its kernel a function of a score is one more operation on each of them.
+        return _keys(None) if work is None else _by_rule(node, per_score=work)
+    own = own_cost(node["op"], node["args"], node["outputs"])
+    sums = roll_up(node, _SUMS) if own is None else None
+    if sums is None:
+        return _by_rule(node)
+    if None in sums.values():
+        return _keys(None)
+    comm_bytes = sums.pop("comm_bytes")
+    keys = {**sums, "cost_source": "subgraphs"}
+    return keys if comm_bytes == 0 else {**keys, "comm_bytes": comm_bytes}
 
 
 def _signature(node: Mapping[str, Any]) -> Hashable:
@@ -57,8 +94,8 @@ def _hashable(arg: Any) -> Hashable:
     return arg  # type: ignore[no-any-return]
 
 
-def _by_rule(node: Mapping[str, Any]) -> dict[str, Any]:
-    cost, source = _cost(node)
+def _by_rule(node: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    cost, source = _cost(node, more)
     outputs = node["outputs"]
     integer = bool(outputs and outputs[0] and _is_integer(outputs[0].dtype))
     return _keys(cost, source, integer=integer)
@@ -83,7 +120,7 @@ def _is_integer(dtype: str) -> bool:
     return dtype.startswith(("int", "uint", "qint", "quint"))
 
 
-def _cost(node: Mapping[str, Any]) -> tuple[Cost | None, str]:
+def _cost(node: Mapping[str, Any], more: Mapping[str, Any]) -> tuple[Cost | None, str]:
     op, args, outputs = node["op"], node["args"], node["outputs"]
     tags = node.get("tags", ())
     own = own_cost(op, args, outputs)
@@ -92,7 +129,8 @@ def _cost(node: Mapping[str, Any]) -> tuple[Cost | None, str]:
     if "view" in tags:
         return Cost(), "class:view"
     formula = _formula(op)
-    cost = evaluate(formula, args, outputs) if formula is not None else None
+    given = {**args, **more} if more else args
+    cost = evaluate(formula, given, outputs) if formula is not None else None
     if cost is not None:
         return cost, "formula"
     kind = _class(op, tags, outputs)
@@ -130,12 +168,12 @@ def _class_cost(
 # -- composite ops -------------------------------------------------------------------------
 
 
-def _by_decomposition(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def _by_decomposition(source: Any, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """Add up the ops that a composite op is made of, as torch takes it apart."""
-    if graph.source is None:  # loaded from a file: what was counted before stays
+    if source is None:  # loaded from a file: what was counted before stays
         counted = node.get("cost_source") == "decomposition"
         return {key: node[key] for key in _KEYS if key in node} if counted else _keys(None)
-    parts = [_by_rule(part) for part in graph.source.decompose(name)]
+    parts = [_by_rule(part) for part in source.decompose(name)]
     if not parts or any(part["flops"] is None for part in parts):
         return _keys(None)
     sums = {key: sum(part[key] for part in parts) for key in _COUNTS}

@@ -14,12 +14,16 @@ def liveness(graph: ModelGraph) -> None:
     after a write in place too. `live_bytes` is what an eager run in the order of the graph holds
     while a node runs: what the caller holds, the node's operands and results, the arguments of
     the module calls around it, and what later nodes still need. Memory that a kernel takes for
-    itself is not known and not counted.
+    itself is not known and not counted. While a control flow op runs, what its bodies set aside
+    is in use as well; each of them gets the same keys, as if it ran alone.
     """
     found = lifetimes(graph)
     for name, live in timeline(found):
         node = graph.nodes[name]
         node["live_bytes"] = live
+        if "subgraphs" in node:
+            for body in node["subgraphs"].values():
+                liveness(body)
         for key in ("first_use", "last_use"):
             node.pop(key, None)  # of an earlier annotation
         if name in found.first_use:

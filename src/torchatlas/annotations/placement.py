@@ -12,3 +12,6 @@ def placement(graph: ModelGraph) -> None:
         device = next(devices, None)
         if device is not None:
             node["device"] = device
+        if "subgraphs" in node:
+            for body in node["subgraphs"].values():
+                placement(body)

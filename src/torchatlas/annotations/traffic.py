@@ -10,6 +10,7 @@ from ..graph import ModelGraph, op_nodes
 from ..schema import Dim, TensorMeta
 from .formulas import named_class
 from .formulas.sizes import broadcast
+from .subgraphs import roll_up
 
 GATHERS = {
     "aten.embedding": "weight",
@@ -24,6 +25,10 @@ GATHERS = {
     "aten._embedding_bag_forward_only": "weight",
     "aten._embedding_bag_per_sample_weights_backward": "weight",
     "aten._unsafe_masked_index": "self",
+    "onnx.Gather": "data",
+    "onnx.GatherElements": "data",
+    "onnx.GatherND": "data",
+    "onnx.Slice": "data",
 }
 """Ops that read only the rows of an operand that an index names."""
 
@@ -77,9 +82,13 @@ _NO_DATA = frozenset(
         "unsqueeze_",
     )
 ) | {
-    f"{namespace}.{name}"
-    for namespace in ("_c10d_functional", "c10d_functional")
-    for name in ("_wrap_tensor_autograd", "wait_tensor", "wait_tensors")
+    "onnx.Shape",
+    "onnx.Size",
+    *(
+        f"{namespace}.{name}"
+        for namespace in ("_c10d_functional", "c10d_functional")
+        for name in ("_wrap_tensor_autograd", "wait_tensor", "wait_tensors")
+    ),
 }
 """Ops that touch a tensor's description, or set memory aside, without looking at elements."""
 
@@ -92,9 +101,22 @@ def traffic(graph: ModelGraph) -> None:
     A view moves nothing. Every other op reads each distinct operand once, a broadcast one only
     as far as it is stored, and writes what it produces. An op in place reads what it changes,
     but not what it overwrites; a gather reads the rows that its index names, and a scatter in
-    place touches no others.
+    place touches no others. A control flow op moves what its bodies move (see `roll_up`).
     """
+    known: dict[tuple[int, int], tuple[Dim, Dim]] = {}
     for name, node in op_nodes(graph):
+        # Nodes that repeat one another share their arguments.
+        same = id(node["args"]), id(node["outputs"])
+        if same in known:
+            node["bytes_read"], node["bytes_written"] = known[same]
+            continue
+        if "subgraphs" in node:
+            for body in node["subgraphs"].values():
+                traffic(body)
+            moved = roll_up(node, ("bytes_read", "bytes_written"))
+            if moved is not None:
+                node.update(moved)
+                continue
         if _moves_nothing(node):
             node["bytes_read"] = node["bytes_written"] = 0
         elif node["op"] in SCATTERS:
@@ -109,6 +131,7 @@ def traffic(graph: ModelGraph) -> None:
             gathered = _gathered(node, sparse) if sparse else 0
             node["bytes_read"] = gathered + _operands(graph, name, skipped)
             node["bytes_written"] = _written(node)
+        known[same] = node["bytes_read"], node["bytes_written"]
 
 
 def _moves_nothing(node: Mapping[str, Any]) -> bool:

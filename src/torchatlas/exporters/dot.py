@@ -25,6 +25,7 @@ from ..sums import totals
 from ..text import number
 from .dot_quoting import quote, quote_name, quote_names, record
 from .families import COLOURS, family
+from .nesting import BODY, flat
 
 if TYPE_CHECKING:
     import pydot
@@ -50,18 +51,20 @@ def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool =
 
     `show` names the keys that stand under a node's title in the picture, ``"shape"`` and
     ``"dtype"`` among them; the facts that Netron and scripts read are always whole.
-    ``parameters=False`` leaves out the nodes of parameters, buffers and constants. Raises
+    ``parameters=False`` leaves out the nodes of parameters, buffers and constants. The bodies of
+    control flow stand in boxes of their own, between the operands of their op and the op. Raises
     UsageError where `show` names a key that no node can have.
     """
     import pydot
 
+    title, graph = _headline(graph), flat(graph)
     nodes = dict(in_order(graph))
     if not parameters:
         nodes = {name: node for name, node in nodes.items() if node["kind"] not in _WEIGHTS}
     ids = quote_names(nodes)
     crowded = _steps(graph, nodes) > CROWDED
     shown = _checked(show, crowded)
-    file = pydot.Dot(quote_name(graph.graph["name"]), strict=True, **_graph_look(graph, crowded))
+    file = pydot.Dot(quote_name(graph.graph["name"]), strict=True, **_graph_look(title, crowded))
     file.add_node(pydot.Node("edge", **_EDGE_LOOK))
     for name, node in nodes.items():
         file.add_node(pydot.Node(ids[name], label=record(ids[name], *_label(name, node))))
@@ -200,9 +203,9 @@ _EDGE_LOOK = {
 _WEIGHT_EDGE_LOOK = {"color": _FAINT, "arrowsize": quote("0.4"), "minlen": quote("0")}
 
 
-def _graph_look(graph: ModelGraph, crowded: bool) -> dict[str, str]:
+def _graph_look(title: str, crowded: bool) -> dict[str, str]:
     look = {
-        "label": quote(_headline(graph)), "labelloc": quote("t"), "fontname": _FONT,
+        "label": quote(title), "labelloc": quote("t"), "fontname": _FONT,
         "fontsize": quote("16"), "fontcolor": _INK, "rankdir": quote("TB"),
         "newrank": quote("true"), "nodesep": quote("0.2"), "ranksep": quote("0.3"),
     }  # fmt: skip
@@ -285,12 +288,12 @@ class _Boxes:
         """Return the box in which a node stands, and the title that it bears there."""
         node, host = self._nodes[name], self._hosts[name]
         places = _places(self._nodes[host])
-        place = next((p for p in reversed(places) if len(self._ops[p]) > 1), ())
+        place = next((p for p in reversed(places) if len(self._ops[p]) > 1 or BODY in p[-1]), ())
         if node["kind"] == "op":
             leaf, joint = op_leaf(node["op"]), _DOT
         else:
             leaf, joint = name.rpartition("/")[2], "."
-        inner = _below(node["module"], place)
+        inner = "" if node["module"] in place else _below(node["module"], place)
         title = leaf if inner in ("", leaf) else f"{inner}{joint}{leaf}"
         return self._with_weights(host, place), title
 
@@ -305,7 +308,7 @@ class _Boxes:
 
     def _module(self, place: Place) -> pydot.Subgraph:
         if place not in self._made:
-            title = (_below(place[-1], place[:-1]), self._types[place])
+            title = (_below(place[-1], place[:-1]).rpartition(BODY)[2], self._types[place])
             look = {
                 "label": quote(_DOT.join(map(_short, title))),
                 "labeljust": quote("l"), "fontname": _FONT, "fontsize": quote("10"),
@@ -345,7 +348,7 @@ def _below(path: str, place: Place) -> str:
     >>> _below("layer1.0.conv1", ("layer1", "layer1.0")), _below("fc", ())
     ('conv1', 'fc')
     """
-    outer = place[-1] if place else ""
+    outer = next((module for module in reversed(place) if BODY not in module), "")
     if path == outer:
         return ""
     return path.removeprefix(f"{outer}.") if outer else path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,6 +13,7 @@ from ..errors import AtlasError, FormatError
 from ..expressions import condition, parse
 from ..graph import ModelGraph, in_order, inputs_of, validate
 from ..schema import VERSION, Dim, Kind, Module, Phase, TensorMeta, Use
+from ..schema import Decision as DecisionAttrs
 from ..schema import Symbol as SymbolAttrs
 from ..sums import SUMMED, totals
 
@@ -62,7 +63,18 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
     tags: list[str] | UnsetType = UNSET
     writes: list[str] | UnsetType = UNSET
     storages: list[Number] | UnsetType = UNSET
-    subgraphs: list[str] | UnsetType = UNSET
+    subgraphs: Annotated[
+        dict[str, Body] | UnsetType,
+        Meta(description="bodies of a control flow op; references in them are to their own nodes"),
+    ] = UNSET
+    trips: Size | UnsetType = UNSET
+    differentiates: str | UnsetType = UNSET
+    recomputes: str | UnsetType = UNSET
+    saved: list[Number] | UnsetType = UNSET
+    frees: list[Number] | UnsetType = UNSET
+    gradient: str | UnsetType = UNSET
+    gradient_of: str | UnsetType = UNSET
+    state_of: str | UnsetType = UNSET
     params: Size | UnsetType = UNSET
     param_bytes: Size | UnsetType = UNSET
     macs: Size | UnsetType | None = UNSET
@@ -89,12 +101,27 @@ class Edge(Struct, forbid_unknown_fields=True):
     bytes: Size
 
 
+class Body(Struct, forbid_unknown_fields=True):
+    """A graph that a control flow op runs; its modules and symbols are those of the whole."""
+
+    nodes: list[Node]
+    edges: list[Edge]
+
+
 class Symbol(Struct, forbid_unknown_fields=True):
     """What a symbolic size may stand for: the multiples of a number, within bounds."""
 
     min: Annotated[int, Meta(ge=1, le=_LARGEST)]
     max: Number | None
     multiple_of: Annotated[int, Meta(ge=1, le=_LARGEST)]
+
+
+class Decision(Struct, forbid_unknown_fields=True):
+    """What was read of the values of the example."""
+
+    source: str
+    op: str
+    value: str
 
 
 class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -105,6 +132,8 @@ class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
     attempts: list[str] | UnsetType = UNSET
     modules: dict[str, str] | UnsetType = UNSET
     dropped: dict[str, Number] | UnsetType = UNSET
+    specialised: bool | UnsetType = UNSET
+    decisions: list[Decision] | UnsetType = UNSET
     torch: str | UnsetType = UNSET
     symbols: dict[str, Symbol] | UnsetType = UNSET
     constraints: Annotated[
@@ -123,8 +152,10 @@ class File(Struct, forbid_unknown_fields=True):
     edges: list[Edge]
 
 
-_SIZES = frozenset({*SUMMED, "live_bytes"})
-_TUPLES = frozenset({"aliases", "tags", "writes", "storages", "subgraphs"})
+_SIZES = frozenset({*SUMMED, "live_bytes", "trips"})
+_TUPLES = frozenset({"aliases", "tags", "writes", "storages", "frees", "saved"})
+MAX_DEPTH = 32
+"""How deep control flow may be nested in a file."""
 
 
 def schema() -> dict[str, Any]:
@@ -140,18 +171,25 @@ def render(graph: ModelGraph) -> bytes:
     """Return the graph as JSON in UTF-8."""
     encode = msgspec.json.Encoder().encode  # keeps the order of keys, which is that of arguments
     head = {key: graph.graph[key] for key in Header.__struct_fields__ if key in graph.graph}
-    nodes = (_node(graph, name, node) for name, node in in_order(graph))
-    order = {name: node["index"] for name, node in graph.nodes(data=True)}
-    edges = sorted(graph.edges(data=True), key=lambda e: (order[e[1]], order[e[0]]))
     parts = (
         f'"format":"{FORMAT}"'.encode(),
         f'"schema":{VERSION}'.encode(),
         b'"graph":' + encode(head),
         b'"totals":' + encode(_totals(graph)),
-        b'"nodes":' + _lines(encode(node) for node in nodes),
-        b'"edges":' + _lines(encode(_edge(*edge)) for edge in edges),
+        b'"nodes":' + _lines(map(encode, _nodes(graph))),
+        b'"edges":' + _lines(map(encode, _edges(graph))),
     )
     return b"{\n" + b",\n".join(parts) + b"\n}\n"
+
+
+def _nodes(graph: ModelGraph) -> Iterator[dict[str, Any]]:
+    return (_node(graph, name, node) for name, node in in_order(graph))
+
+
+def _edges(graph: ModelGraph) -> Iterator[dict[str, Any]]:
+    order = {name: node["index"] for name, node in graph.nodes(data=True)}
+    edges = sorted(graph.edges(data=True), key=lambda e: (order[e[1]], order[e[0]]))
+    return (_edge(*edge) for edge in edges)
 
 
 def _lines(items: Iterable[bytes]) -> bytes:
@@ -192,6 +230,11 @@ def _node(graph: ModelGraph, name: str, node: Mapping[str, Any]) -> dict[str, An
             value = [_tensor(meta) for meta in value]
         elif key == "module_stack":
             value = [module.path for module in value]
+        elif key == "subgraphs":
+            value = {
+                body: {"nodes": list(_nodes(inner)), "edges": list(_edges(inner))}
+                for body, inner in value.items()
+            }
         elif key in _SIZES:
             value = _size(value)
         written[key] = value
@@ -261,20 +304,42 @@ def _graph(file: File) -> ModelGraph:
         header["symbols"] = {
             name: SymbolAttrs(s.min, s.max, s.multiple_of) for name, s in file.graph.symbols.items()
         }
+    if file.graph.decisions is not UNSET:
+        header["decisions"] = tuple(
+            DecisionAttrs(d.source, d.op, d.value) for d in file.graph.decisions
+        )
     for text in header.get("constraints", ()):
         condition(text)
     graph = ModelGraph(schema=file.schema, **header)
-    outputs = {node.id: tuple(map(_read_tensor, node.outputs)) for node in file.nodes}
-    if len(outputs) < len(file.nodes):
+    _fill(graph, file, depth=0)
+    return graph
+
+
+def _fill(graph: ModelGraph, body: File | Body, depth: int) -> None:
+    """Add the nodes and edges of `body` to `graph`, and the graphs that are nested in it."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"its control flow is nested more than {MAX_DEPTH} deep")
+    outputs = {node.id: tuple(map(_read_tensor, node.outputs)) for node in body.nodes}
+    if len(outputs) < len(body.nodes):
         raise ValueError("two nodes have the same id")
-    modules = file.graph.modules or {}
-    for node in file.nodes:
+    modules: Mapping[str, str] = graph.graph.get("modules", {})
+    for node in body.nodes:
         graph.add_node(node.id, **_read_node(node, modules, outputs))
-    for edge in file.edges:
+        if node.subgraphs is not UNSET:
+            graph.nodes[node.id]["subgraphs"] = {
+                name: _nested(graph, name, inner, depth) for name, inner in node.subgraphs.items()
+            }
+    for edge in body.edges:
         if edge.source not in outputs or edge.target not in outputs:
             raise ValueError(f"the edge from {edge.source!r} to {edge.target!r} lacks a node")
         uses = tuple(Use(output, argument) for output, argument in edge.uses)
         graph.add_edge(edge.source, edge.target, uses=uses, bytes=_read_size(edge.bytes))
+
+
+def _nested(outer: ModelGraph, name: str, body: Body, depth: int) -> ModelGraph:
+    shared = {key: outer.graph[key] for key in ("schema", "modules") if key in outer.graph}
+    graph = ModelGraph(**shared, name=name)
+    _fill(graph, body, depth + 1)
     return graph
 
 
@@ -301,7 +366,7 @@ def _read_node(
     attrs: dict[str, Any] = {}
     for key in Node.__struct_fields__:
         value = getattr(node, key)
-        if value is UNSET or key == "id":
+        if value is UNSET or key in ("id", "subgraphs"):
             continue
         if key == "args":
             value = {name: _read_arg(arg, outputs) for name, arg in value.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FormatError, UsageError
+from ..errors import AtlasError, FormatError, UsageError
 from ..graph import ModelGraph, clean_path
 from . import onnx_weights
 from .onnx_annotate import Annotator
@@ -58,7 +58,7 @@ def render(
         raise UsageError(
             f"{location!r} is not the name of a file beside the model", hint="give a plain name"
         )
-    program = _program(graph)
+    graph, program = _executable(graph)
     if weights != "none":
         onnx_weights.check_values(program)
     model, opaque, parts = _translate(graph, program, weights)
@@ -69,15 +69,28 @@ def render(
     return Rendered(annotator.file(opaque).SerializeToString(deterministic=True), sidecars)
 
 
-def _program(graph: ModelGraph) -> ExportedProgram:
+def _executable(graph: ModelGraph) -> tuple[ModelGraph, ExportedProgram]:
+    """Return a graph like `graph` with the exported program that it was read from."""
     program: Any = getattr(graph.source, "program", None)
-    if not hasattr(program, "graph_signature") or not hasattr(program, "state_dict"):
+    if hasattr(program, "graph_signature") and hasattr(program, "state_dict"):
+        return graph, program
+    again = getattr(graph.source, "export", None)
+    if again is None:
         raise FormatError(
-            "only a graph captured by the front end 'export', in this process, can be executable",
+            "only a graph of a model's forward pass, captured in this process, can be executable",
             hint=STRUCTURAL,
         )
-    found: ExportedProgram = program
-    return found
+    try:
+        exported: ModelGraph = again()
+    except AtlasError as error:
+        raise FormatError(
+            f"torch.export cannot capture this model: {error.problem}", hint=STRUCTURAL
+        ) from error
+    for name, node in exported.nodes(data=True):
+        known = graph.nodes[name] if name in graph else {}
+        if known.get("op") == node["op"] and known.get("outputs") == node["outputs"]:
+            node.update((key, value) for key, value in known.items() if key not in node)
+    return exported, exported.source.program
 
 
 def _translate(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..graph import ModelGraph, in_order
+from ..names import body_id, join_body
 from .onnx_metadata import describe, graph_properties, properties, text, version
 from .onnx_values import (
     arguments,
@@ -19,7 +20,7 @@ from .onnx_values import (
 )
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto
 
 DOMAIN = "pkg.torch.ops"
 """Domain of every op; Netron knows it and takes ``aten.add.Tensor`` apart."""
@@ -32,7 +33,8 @@ def render(graph: ModelGraph, *, include_source: bool = False) -> bytes:
     """Return `graph` as an ONNX file that passes the checker and holds no tensor values.
 
     Every op is one node, called by its id, of a domain of its own: the file opens in viewers and
-    runs nowhere. Annotations are attributes and metadata; weights have shapes but no values.
+    runs nowhere. Annotations are attributes and metadata; weights have shapes but no values. The
+    bodies of control flow are attributes of its op, which Netron opens as graphs.
     `include_source` adds the lines of code.
     """
     content: bytes = _Writer(graph, include_source).model().SerializeToString(deterministic=True)
@@ -40,13 +42,14 @@ def render(graph: ModelGraph, *, include_source: bool = False) -> bytes:
 
 
 class _Writer:
-    def __init__(self, graph: ModelGraph, include_source: bool) -> None:
+    def __init__(self, graph: ModelGraph, include_source: bool, prefix: str = "") -> None:
+        """Begin a file, or with a `prefix` of all names the graph of a body."""
         from onnx import GraphProto
 
         self.graph = graph
-        self.include_source = include_source
-        self.values = value_names(graph)
-        self.proto = GraphProto(name=graph.graph["name"])
+        self.include_source, self.prefix = include_source, prefix
+        self.values = {key: prefix + value for key, value in value_names(graph).items()}
+        self.proto = GraphProto(name=prefix.rstrip("/") or graph.graph["name"])
 
     def model(self) -> ModelProto:
         """Return the whole file."""
@@ -67,6 +70,11 @@ class _Writer:
         describe(model, found)
         return model
 
+    def body(self) -> GraphProto:
+        """Return the graph of a body, as an attribute holds it."""
+        describe(self.proto, {**graph_properties(self.graph), **self._nodes()})
+        return self.proto
+
     def _nodes(self) -> dict[str, Any]:
         """Write every node; return those inputs and outputs that are no tensors, by value."""
         plain: dict[str, str] = {}
@@ -86,12 +94,12 @@ class _Writer:
 
     def _properties(self, name: str) -> dict[str, Any]:
         found = properties(self.graph, name, include_source=self.include_source)
-        return {"id": name, **found}
+        return {"id": self.prefix + name, **found}
 
     # -- ops -----------------------------------------------------------------------------------
 
     def _op(self, name: str, node: Mapping[str, Any]) -> None:
-        from onnx import NodeProto
+        from onnx import AttributeProto, NodeProto
 
         sources = arguments(self.graph, name)
         inputs = {path: self.values[source] for path, source in sources.items()}
@@ -100,7 +108,7 @@ class _Writer:
         if after := self._after(name):
             found["after"] = after
         proto = NodeProto(
-            name=name,
+            name=self.prefix + name,
             domain=DOMAIN,
             op_type=f"{node['op']}.{node.get('overload') or 'default'}",
             input=inputs.values(),
@@ -112,6 +120,11 @@ class _Writer:
         for key, literal in literals(node.get("args", {}), inputs).items():
             attributes[f"arg_{key}" if key in attributes else key] = literal
         proto.attribute.extend(attribute(key, value) for key, value in attributes.items())
+        for key, body in node.get("subgraphs", {}).items():
+            name = f"body_{key}" if key in attributes else key
+            held = proto.attribute.add(name=name, type=AttributeProto.GRAPH)
+            inner = _Writer(body, self.include_source, join_body(body_id(proto.name, key), ""))
+            held.g.CopyFrom(inner.body())
         self.proto.node.append(proto)
         for value, meta in zip(outputs, node["outputs"], strict=True):
             if meta is not None and not self._is_output(value):
@@ -127,12 +140,13 @@ class _Writer:
         return tuple(sorted(before, key=lambda source: self.graph.nodes[source]["index"]))
 
     def _is_output(self, value: str) -> bool:
-        return value in self.graph and self.graph.nodes[value]["kind"] == "output"
+        name = value.removeprefix(self.prefix)
+        return name in self.graph and self.graph.nodes[name]["kind"] == "output"
 
     # -- what enters and leaves ----------------------------------------------------------------
 
     def _interface(self, name: str, meta: Any) -> Any:
-        info = value_info(name, meta)
+        info = value_info(self.prefix + name, meta)
         describe(info, self._properties(name))
         return info
 
@@ -142,9 +156,10 @@ class _Writer:
         meta = self.graph.nodes[source[0]]["outputs"][source[1]]
         info = self._interface(name, meta)
         self.proto.output.append(info)
-        if self.values[source] != name:
+        own = self.prefix + name
+        if self.values[source] != own:
             alias = NodeProto(
-                name=name, op_type="Identity", input=[self.values[source]], output=[name]
+                name=own, op_type="Identity", input=[self.values[source]], output=[own]
             )
             describe(alias, {**self._properties(name), "flops": 0})
             self.proto.node.append(alias)
@@ -157,7 +172,9 @@ class _Writer:
         """
         from onnx import SparseTensorProto, TensorProto
 
-        values = TensorProto(name=name, data_type=data_type(meta.dtype), doc_string=NO_VALUES)
+        values = TensorProto(
+            name=self.prefix + name, data_type=data_type(meta.dtype), doc_string=NO_VALUES
+        )
         describe(values, self._properties(name))
         if not meta.shape or not meta.numel:
             values.dims.extend(meta.shape)

@@ -14,18 +14,25 @@ if TYPE_CHECKING:
 
     from .example import Args
 
-__all__ = ["FRONTENDS", "Capture", "Source", "record", "record_training"]
+__all__ = ["FRONTENDS", "Capture", "Source", "record", "record_inference", "record_training"]
 
-FRONTENDS = ("export", "fx", "trace")
+_ON_VALUES = "trace, on values"
+FRONTENDS = ("trace", "export", "fx")
 """The front ends in the order in which ``auto`` tries them."""
 
 
 def record(
-    model: Any, example: Any = None, *, frontend: str = "auto", dynamic: Any = None
+    model: Any,
+    example: Any = None,
+    *,
+    frontend: str = "auto",
+    dynamic: Any = None,
+    replay: bool = True,
 ) -> tuple[Capture, Source]:
     """Turn `model` into records with the first front end that can.
 
-    `dynamic` makes sizes symbolic, as `torchatlas.capture` has it. Raises InputError where the
+    `dynamic` makes sizes symbolic, and `replay` repeats modules that are called alike, as
+    `torchatlas.capture` has it. Raises InputError where the
     model itself raises on the example, CaptureError where no front end serves, and UsageError
     for a front end that does not exist.
     """
@@ -49,7 +56,7 @@ def record(
     args = to_fake(module, to_meta(module, arguments(module, example)))
     with quiet():
         if dynamic is None:
-            found, served, attempts = _first(module, args, _order(module, frontend))
+            found, served, attempts = _first(module, args, _order(module, frontend), replay=replay)
         else:
             found, served, attempts = _symbolic(module, args, dynamic)
     _say(found, served, attempts, name)
@@ -64,11 +71,42 @@ def record_training(
     Raises InputError where the model raises on the example or gives no loss, and CaptureError
     where the step cannot run on tensors without values.
     """
-    from . import training
-    from .diagnosis import input_error
+    from . import lightning, training
     from .example import arguments, as_module, to_meta
     from .state import check_structure
-    from .torch_api import quiet
+
+    if _is_program(model):
+        raise UsageError(
+            "an exported program is captured as it is", hint="pass the module that was exported"
+        )
+    module, name = as_module(model)
+    check_structure(module)
+    if optimizer == "configured":
+        optimizer = lightning.configured_optimizer(module)
+    if loss is None and lightning.is_lightning(module):
+        module, args = lightning.training_step(module, example)
+    else:
+        args = arguments(module, example)
+    args = to_meta(module, args)
+    found = _run(
+        module,
+        args,
+        f"a training step of {type(module).__name__}",
+        lambda on_values: training.capture(module, args, loss, optimizer, on_values=on_values),
+    )
+    _say(found, "training", [], name)
+    return found, Source("training", found.program, found.placeholders, module)
+
+
+def record_inference(model: Any, example: Any = None) -> tuple[Capture, Source]:
+    """Turn a run of `model` without gradients into records: what kernels do, in eager order.
+
+    Raises InputError where the model raises on the example, and CaptureError where it cannot run
+    on tensors without values, and has none itself.
+    """
+    from . import inference
+    from .example import arguments, as_module, to_meta
+    from .state import check_structure
 
     if _is_program(model):
         raise UsageError(
@@ -77,21 +115,42 @@ def record_training(
     module, name = as_module(model)
     check_structure(module)
     args = to_meta(module, arguments(module, example))
+    found = _run(
+        module,
+        args,
+        type(module).__name__,
+        lambda on_values: inference.capture(module, args, on_values=on_values),
+    )
+    _say(found, "inference", [], name)
+    return found, Source("inference", found.program, found.placeholders, module)
+
+
+def _run(module: nn.Module, args: Args, what: str, capture: Callable[[bool], Capture]) -> Capture:
+    """Capture a run without values or, where it looks at them, with those of the example."""
+    from .diagnosis import input_error
+    from .surroundings import surroundings
+    from .torch_api import is_fake_limitation, quiet
+
     with quiet():
         try:
-            found = training.capture(module, args, loss, optimizer)
+            with surroundings(module):
+                return capture(False)
         except AtlasError:
             raise
         except Exception as error:
             if (fault := input_error(module, args)) is not None:
                 raise fault from fault.__cause__
-            raise CaptureError(
-                f"a training step of {type(module).__name__} could not be captured\n"
-                f"  {_line(error)}",
-                hint="branching on tensor values is the usual reason",
-            ) from error
-    _say(found, "training", [], name)
-    return found, Source("training", found.program, found.placeholders, module)
+            tried, cause = f"  {_line(error)}", error
+        if is_fake_limitation(cause):
+            try:
+                with surroundings(module):
+                    return capture(True)
+            except Exception as error:
+                tried, cause = f"{tried}\n  {_ON_VALUES}: {_line(error)}", error
+    raise CaptureError(
+        f"{what} could not be captured\n{tried}",
+        hint="branching on tensor values is the usual reason",
+    ) from cause
 
 
 def _say(found: Capture, served: str, attempts: list[str], name: str) -> None:
@@ -159,20 +218,29 @@ def _order(module: nn.Module, frontend: str) -> tuple[str, ...]:
 
     if frontend != "auto":
         return (frontend,)
-    return ("fx", "export", "trace") if isinstance(module, fx.GraphModule) else FRONTENDS
+    return ("fx", "trace", "export") if isinstance(module, fx.GraphModule) else FRONTENDS
 
 
 def _first(
-    module: nn.Module, args: Args, order: tuple[str, ...], marks: Sequence[Any] | None = None
+    module: nn.Module,
+    args: Args,
+    order: tuple[str, ...],
+    marks: Sequence[Any] | None = None,
+    replay: bool = True,
 ) -> tuple[Capture, str, list[str]]:
-    from .diagnosis import input_error
+    from .diagnosis import hint, input_error
+    from .surroundings import surroundings
+    from .torch_api import is_fake_limitation
 
     attempts: list[str] = []
     causes: list[Exception] = []
     for frontend in order:
-        for step, capture in _steps(frontend, marks):
+        for step, capture in _steps(frontend, marks, replay):
+            if step == _ON_VALUES and not is_fake_limitation(causes[-1]):
+                continue
             try:
-                return capture(module, args), frontend, attempts
+                with surroundings(module):
+                    return capture(module, args), frontend, attempts
             except Exception as error:
                 if not causes and (fault := input_error(module, args)) is not None:
                     raise fault from fault.__cause__
@@ -181,17 +249,20 @@ def _first(
     tried = "\n  ".join(attempts)
     raise CaptureError(
         f"no front end could capture {type(module).__name__}\n  {tried}",
-        hint="branching on tensor values and unregistered input types are the usual reasons",
+        hint=hint(args, causes),
     ) from causes[0]
 
 
 def _steps(
-    frontend: str, marks: Sequence[Any] | None = None
+    frontend: str, marks: Sequence[Any] | None, replay: bool
 ) -> list[tuple[str, Callable[[nn.Module, Args], Capture]]]:
     from . import exported, symbolic, traced
 
     if frontend == "trace":
-        return [("trace", traced.capture)]
+        return [
+            ("trace", lambda m, args: traced.capture(m, args, replay=replay)),
+            (_ON_VALUES, traced.capture_on_values),
+        ]
     if frontend == "fx":
         return [("fx", lambda m, args: symbolic.read(symbolic.trace(m), args, m))]
     return [

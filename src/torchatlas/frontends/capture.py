@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,19 @@ class Source:
     placeholders: dict[str, Any]
     model: Any = None
     ids: dict[str, str] = field(default_factory=dict)
+    export: Callable[[], Any] | None = None
+    """Makes the graph of the same model and example that has an exported program behind it."""
+
+    def run(self) -> dict[str, Any]:
+        """Run the captured graph on copies of the model's state and the example.
+
+        Returns values by node id: those of the output nodes, a training step's ``gradient/NAME``
+        among them, and what stands in parameters, buffers and inputs at the end. Raises
+        CaptureError where the model or the example has no values.
+        """
+        from .replay import replay
+
+        return replay(self)
 
     def decompose(self, node: str) -> list[dict[str, Any]]:
         """Return the ops that torch takes the composite op at `node` apart into.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import InputError
+from ..errors import AtlasError, InputError
+from ..names import clean
 from . import metadata, torch_api
-from .example import Args, fake, mode_for
+from .example import Args, FunctionModule, fake, input_names, mode_for
+from .opaque import is_opaque, leaves, map_leaves
+from .surroundings import surroundings
 
 
 class _LastCall(TorchFunctionMode):
@@ -61,35 +65,137 @@ def input_error(model: nn.Module, args: Args) -> InputError | None:
     """
     mode = mode_for(model, args)
     last = _LastCall()
-    with _module_path(model) as running:
+    with surroundings(model), _module_path(model) as running:
         try:
             with torch.no_grad(), mode, last:
-                positional, named = torch_api.tree_map(lambda leaf: fake(mode, leaf), args)
-                model(*positional, **named)
+                state = [*model.named_parameters(), *model.named_buffers()]
+                fakes = {name: fake(mode, tensor) for name, tensor in state}
+                positional, named = map_leaves(lambda leaf: fake(mode, leaf), args)
+                torch.func.functional_call(model, fakes, positional, named)
+        except AtlasError:
+            raise
         except Exception as error:
             if torch_api.is_fake_limitation(error):
                 return None
-            return _describe(model, error, running, last.failed)
+            return _describe(model, args, error, running, last.failed)
     return None
 
 
+def hint(args: Args, causes: Sequence[Exception]) -> str:
+    """Say what to do about a model that no front end could capture, by what each of them met."""
+    tensors = [leaf for leaf in leaves(args) if isinstance(leaf, torch.Tensor)]
+    said = "\n".join(f"{type(error).__name__}: {error}" for error in causes)
+    if any(tensor.is_nested for tensor in tensors):
+        return _NESTED
+    for words, advice in _ADVICE:
+        if any(word in said for word in words):
+            return advice
+    return "branching on tensor values and unregistered input types are the usual reasons"
+
+
+_NESTED = "nested tensors have no form without values: pass a padded tensor and a mask"
+
+_ADVICE = (
+    (
+        ("NestedTensor", "nested_tensor", "NestedInt", "shape_env must not", "enable_thunkify"),
+        _NESTED,
+    ),
+    (
+        ("__obj_flatten__", "ScriptObject", "PackedParams"),
+        "the packed weights of quantised layers cannot be exported: frontend='trace' takes them",
+    ),
+    (
+        ("jit.script", "ScriptModule", "ScriptFunction"),
+        "a part of the model is TorchScript: capture it with the nn.Module that was scripted",
+    ),
+    (
+        ("DTensor",),
+        "parameters or inputs are distributed: make all of them DTensors, or none",
+    ),
+    (
+        (".numpy() is not supported", "numpy.ndarray"),
+        "the model leaves torch for numpy: keep to torch's functions, or capture what is before",
+    ),
+    (
+        ("DataDependent", "data-dependent", "DynamicOutputShape", "_local_scalar_dense"),
+        "the model's way depends on the values of tensors, at the line above: `torch.where` and "
+        "`torch.cond` do not",
+    ),
+)
+
+
 def _describe(
-    model: nn.Module, error: Exception, running: list[str], failed: tuple[str, str] | None
+    model: nn.Module,
+    args: Args,
+    error: Exception,
+    running: list[str],
+    failed: tuple[str, str] | None,
 ) -> InputError:
     path = running[-1] if running else ""
-    module = type(model.get_submodule(path)).__name__ if path else type(model).__name__
+    try:
+        inner = model.get_submodule(path)
+    except AttributeError:  # a module that is none of the model's
+        path, inner = "", model
+    module = inner.name if isinstance(inner, FunctionModule) else type(inner).__name__
     where = f"in module {path!r} ({module})" if path else f"in {module} itself"
     call = f", op {failed[0]}({failed[1]})" if failed is not None else ""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    reason = _reason(error)
     line = metadata.raising_line(error)
     at = f" (at {line})" if line else ""
     found = InputError(
         f"the model raises on this example {where}{call}\n  {type(error).__name__}: {reason}{at}",
-        hint="check the example's shapes and data types against what that module expects"
-        + (f": {_repr(model.get_submodule(path))}" if path else ""),
+        hint=_no_tensor(model, args)
+        or _two_devices(model, args)
+        or "check the example's shapes and data types against what that module expects"
+        + (f": {_repr(inner)}" if path else ""),
     )
     found.__cause__ = error
     return found
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of a message that says what is wrong."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return clean((told or lines or [""])[0])
+
+
+_COLOUR = re.compile(r"\x1b\[\d+m")
+"""How Keras sets off what is wrong, after a line that says where."""
+
+
+def _no_tensor(model: nn.Module, args: Args) -> str:
+    """Return a hint where the example holds arrays, pictures or numbers in the place of tensors."""
+    found = torch_api.tree_flatten_with_names(args)
+    for name, (_, leaf) in zip(input_names(model, [path for path, _ in found]), found, strict=True):
+        kind = f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}"
+        change = _TENSORS_OF.get(kind.partition(".")[0])
+        if is_opaque(leaf) and change is not None:
+            return f"the input {name!r} is a {kind}, no tensor: pass {change}"
+    if found and not any(isinstance(leaf, torch.Tensor) for leaf in leaves(args)):
+        return "the example holds no tensor: pass torch.tensor(...) of its numbers"
+    return ""
+
+
+_TENSORS_OF = {
+    "numpy": "torch.from_numpy(array)",
+    "PIL": "what the model's preprocessing makes of it, a float tensor of shape (1, 3, H, W)",
+    "pandas": "torch.from_numpy(frame.to_numpy())",
+    "jax": "torch.from_dlpack(array)",
+    "tensorflow": "torch.from_numpy(tensor.numpy())",
+}
+"""How to make a tensor of what stands in an example instead of one, by package."""
+
+
+def _two_devices(model: nn.Module, args: Args) -> str:
+    given = {str(leaf.device) for leaf in leaves(args) if isinstance(leaf, torch.Tensor)}
+    held = {str(tensor.device) for tensor in (*model.parameters(), *model.buffers())}
+    if given and held and given != held and len(given | held) > 1:
+        return (
+            f"the example lies on {', '.join(sorted(given))} and the model on "
+            f"{', '.join(sorted(held))}: move one to the other"
+        )
+    return ""
 
 
 def _repr(module: nn.Module) -> str:

@@ -1,58 +1,40 @@
-"""The example input in all its forms, and the model in all of its own."""
+"""The example input in all its forms: what the arguments are, and what they are called."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import CaptureError, InputError
-from . import torch_api
+from ..errors import InputError
+from . import lightning, torch_api
+from .opaque import has_opaque, is_opaque, leaves, map_leaves, pack, unpack
+from .state import named_state
+from .wrappers import FunctionModule, as_module
+
+__all__ = [
+    "Args",
+    "FunctionModule",
+    "Packed",
+    "arguments",
+    "as_module",
+    "fake",
+    "fake_mode_of",
+    "has_opaque",
+    "input_name",
+    "input_names",
+    "mode_for",
+    "pack",
+    "positional_names",
+    "to_fake",
+    "to_meta",
+    "unpack",
+]
 
 Args = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-class FunctionModule(nn.Module):
-    """Holds a plain function, so that it can be captured as a module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.forward = self.function = function
-        try:
-            inspect.signature(function)
-        except ValueError:  # a builtin, such as torch.mm, which torch cannot look into
-            self.forward = self.function = lambda *args, **kwargs: function(*args, **kwargs)
-
-
-def as_module(model: Any) -> tuple[nn.Module, str]:
-    """Return `model` as a module, and its name; wrappers that add nothing are taken off.
-
-    Raises CaptureError for what is no model.
-    """
-    if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
-        raise CaptureError(
-            "a TorchScript model has no Python code left to capture",
-            hint="capture the nn.Module that was scripted",
-        )
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return as_module(model.module)
-    if isinstance(model, nn.Module):
-        inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
-        return inner, type(inner).__name__
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        raise CaptureError(
-            f"{model.__name__} is a class, not a model", hint=f"make one: {model.__name__}()"
-        )
-    if callable(model):
-        return FunctionModule(model), getattr(model, "__name__", type(model).__name__)
-    raise CaptureError(
-        f"a {type(model).__name__} cannot be captured",
-        hint="pass an nn.Module, a function, an ExportedProgram or an fx.GraphModule",
-    )
 
 
 def arguments(model: nn.Module, example: Any) -> Args:
@@ -60,15 +42,20 @@ def arguments(model: nn.Module, example: Any) -> Args:
 
     A tuple holds positional arguments, a mapping keyword arguments, and a pair of a tuple and a
     mapping both; anything else is the one positional argument. A mapping whose keys are not
-    argument names, as for ``forward(batch)``, is the one positional argument too.
+    argument names, as for ``forward(batch)``, is the one positional argument too, and so is a
+    named tuple. Where there is none, a Lightning module has one of its own.
 
     Raises InputError where the arguments do not fit the model's ``forward``.
     """
-    if isinstance(example, tuple):
+    if example is None:
+        example = lightning.own_example(model)
+    if hasattr(example, "_fields") and positional_names(model) and _fits(model, (example,), {}):
+        args: Args = (example,), {}
+    elif isinstance(example, tuple):
         if len(example) == 2 and isinstance(example[0], tuple) and isinstance(example[1], Mapping):
-            args: Args = example[0], dict(example[1])
+            args = example[0], dict(example[1])
         else:
-            args = example, {}
+            args = tuple(example), {}
     elif isinstance(example, Mapping):
         named = {str(key): value for key, value in example.items()}
         by_name = _fits(model, (), named) or named.keys() <= _names(model)
@@ -142,6 +129,13 @@ def _fits(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
 
 
 def _check(model: nn.Module, args: Args) -> None:
+    for path, leaf in torch_api.tree_flatten_with_names(args):
+        if isinstance(leaf, Iterator):
+            raise InputError(
+                f"the example holds a {type(leaf).__name__} ({'/'.join(path[1:])}), which can be "
+                "read only once",
+                hint="pass a list of what it yields",
+            )
     signature = _signature(model)
     if signature is None:
         return
@@ -163,10 +157,11 @@ def _bare(signature: inspect.Signature) -> inspect.Signature:
 
 def to_meta(model: nn.Module, args: Args) -> Args:
     """Move the example to the meta device if all of the model's state lies there."""
-    state = [*model.parameters(), *model.buffers()]
+    parameters, buffers = named_state(model)
+    state = (*parameters.values(), *buffers.values())
     if not state or not all(tensor.is_meta for tensor in state):
         return args
-    moved: Args = torch_api.tree_map(
+    moved: Args = map_leaves(
         lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, args
     )
     return moved
@@ -174,19 +169,32 @@ def to_meta(model: nn.Module, args: Args) -> Args:
 
 def fake_mode_of(model: nn.Module, args: Args) -> torch_api.FakeTensorMode | None:
     """Return the mode of the first fake tensor among the model's state and the example."""
-    leaves = [*model.parameters(), *model.buffers(), *torch_api.tree_leaves(args)]
-    return next((leaf.fake_mode for leaf in leaves if isinstance(leaf, torch_api.FakeTensor)), None)
+    parameters, buffers = named_state(model)
+    tensors = (*parameters.values(), *buffers.values(), *leaves(args))
+    return next(
+        (leaf.fake_mode for leaf in tensors if isinstance(leaf, torch_api.FakeTensor)), None
+    )
 
 
 def mode_for(model: nn.Module, args: Args) -> torch_api.FakeTensorMode:
     """Return the mode to run `model` in on fake tensors: their own, or a new one."""
-    return fake_mode_of(model, args) or torch_api.FakeTensorMode(allow_non_fake_inputs=True)
+    found = fake_mode_of(model, args)
+    if found is not None:
+        return found
+    packed = any("quantized" in type(module).__module__ for module in model.modules())
+    return torch_api.fake_mode(cached=not packed)
 
 
 def fake(mode: torch_api.FakeTensorMode, leaf: Any) -> Any:
-    """Return a fake copy of a real tensor; anything else as it is."""
-    real = isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch_api.FakeTensor)
-    return mode.from_tensor(leaf) if real else leaf
+    """Return a tensor as one of `mode`, and a copy with such tensors of an opaque object.
+
+    Anything else as it is.
+    """
+    if isinstance(leaf, torch_api.FakeTensor):
+        return leaf if leaf.fake_mode is mode else torch_api.moved_to(mode, leaf)
+    if isinstance(leaf, torch.Tensor):
+        return mode.from_tensor(leaf)
+    return map_leaves(lambda part: fake(mode, part), leaf) if is_opaque(leaf) else leaf
 
 
 def to_fake(model: nn.Module, args: Args) -> Args:
@@ -194,15 +202,14 @@ def to_fake(model: nn.Module, args: Args) -> Args:
     mode = fake_mode_of(model, args)
     if mode is None:
         return args
-
-    faked: Args = torch_api.tree_map(lambda leaf: fake(mode, leaf), args)
+    faked: Args = map_leaves(lambda leaf: fake(mode, leaf), args)
     return faked
 
 
 class Packed(nn.Module):
-    """Calls a model whose inputs or outputs are dataclasses that torch cannot take apart.
+    """Calls a model whose inputs or outputs are objects that torch cannot take apart.
 
-    The model stands under the name ``model``, which the reader leaves out again; dataclasses
+    The model stands under the name ``model``, which the reader leaves out again; such objects
     become dicts on the way out and are rebuilt on the way in.
     """
 
@@ -217,44 +224,3 @@ class Packed(nn.Module):
         """Unpack the arguments, call the model and pack what it returns."""
         args, kwargs = unpack((args, kwargs), self._classes)
         return pack(self.model(*args, **kwargs))[0]
-
-
-def is_opaque(value: Any) -> bool:
-    """Say whether `value` is a dataclass instance that torch cannot take apart."""
-    return (
-        dataclasses.is_dataclass(value)
-        and not isinstance(value, type)
-        and not torch_api.is_registered(type(value))
-    )
-
-
-def has_opaque(tree: Any) -> bool:
-    """Say whether any leaf of `tree` is a dataclass that torch cannot take apart."""
-    return any(map(is_opaque, torch_api.tree_leaves(tree)))
-
-
-def pack(value: Any) -> tuple[Any, Any]:
-    """Return `value` with dataclasses as dicts, and the classes to rebuild them from."""
-    if is_opaque(value):
-        fields = {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        plain = {name: inner for name, (inner, _) in fields.items()}
-        return plain, (type(value), {name: classes for name, (_, classes) in fields.items()})
-    if isinstance(value, Mapping) and type(value) is dict:
-        items = {key: pack(item) for key, item in value.items()}
-        return {k: v for k, (v, _) in items.items()}, {k: c for k, (_, c) in items.items()}
-    if type(value) in (list, tuple):
-        packed = [pack(item) for item in value]
-        return type(value)(v for v, _ in packed), [c for _, c in packed]
-    return value, None
-
-
-def unpack(value: Any, classes: Any) -> Any:
-    """Rebuild the dataclasses that `pack` took apart."""
-    if isinstance(classes, tuple):
-        kind, fields = classes
-        return kind(**{name: unpack(value[name], inner) for name, inner in fields.items()})
-    if isinstance(classes, dict):
-        return {key: unpack(value[key], inner) for key, inner in classes.items()}
-    if isinstance(classes, list):
-        return type(value)(unpack(v, c) for v, c in zip(value, classes, strict=True))
-    return value

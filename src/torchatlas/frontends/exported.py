@@ -75,7 +75,7 @@ def _export(
     # On the meta device literals must be made there too, or they would meet meta tensors.
     tensors = [leaf for leaf in torch_api.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     on_meta = bool(tensors) and all(tensor.is_meta for tensor in tensors)
-    with torch.device("meta") if on_meta else nullcontext():
+    with torch.device("meta") if on_meta else nullcontext(), torch_api.keeping_body_stacks():
         return torch.export.export(
             model, args[0], args[1] or None, dynamic_shapes=shapes, strict=strict
         )
@@ -94,6 +94,7 @@ class _Reader:
         self.program = program
         self.model, self.prefix = model, prefix
         self.recorder = Recorder(prefix=prefix)
+        self.recorder.model = model
         self.modules = self._module_types()
         self.signature = program.graph_signature
         self.nodes = {node.name: node for node in program.graph.nodes}
@@ -156,7 +157,7 @@ class _Reader:
             self.recorder.share_memory(node, first[group[0]])
             return
         if kind != "parameter" and not any(self.by_target[name].users for name in group):
-            self.recorder.dropped[f"unused {kind}"] += 1
+            self.recorder.drop(f"unused {kind}")
             return
         stack = stack_of(group[0], self.modules)
         self.recorder.placeholder(node, kind, group[0], stack, tuple(group[1:]))

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ..names import clean
 from ..records import OpRecord, RecordArg, Value, values
 from ..schema import Module, TensorMeta
 from . import metadata, torch_api
+from .control_flow import Bodies, take_bodies
 from .metadata import OpInfo
 from .noise import is_noise
+from .segments import CannotRepeatError, Segment, expand
 
 UNDECLARED_WRITES = {
     **dict.fromkeys(
@@ -39,6 +41,13 @@ RESHAPES = frozenset(
 """Views for which fake tensors may give a dimension of size 1 another stride than real ones."""
 
 
+class Position(NamedTuple):
+    """How many records, and things left out, there were."""
+
+    records: int
+    noise: int
+
+
 class Recorder:
     """Collects the records of one graph, and what each fx node turned into."""
 
@@ -52,7 +61,11 @@ class Recorder:
         self.real: Mapping[str, Any] = {}
         """What placeholders stand for, by name, where that has values."""
         self.records: list[OpRecord] = []
-        self.dropped: Counter[str] = Counter()
+        self.noise: list[str] = []
+        """What was left out, in order."""
+        self.model: nn.Module | None = None
+        """What was captured, where that is at hand: it tells which modules run inside bodies."""
+        self._spans: dict[fx.Node, tuple[Position, Position]] = {}
         self._by_key: dict[str, OpRecord] = {}
         self._env: dict[fx.Node, Any] = {}
         self._same_storage: dict[Hashable, Hashable] = {}
@@ -62,6 +75,15 @@ class Recorder:
         """Append one record."""
         self.records.append(record)
         self._by_key[record.key] = record
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What was left out, and how often."""
+        return Counter(self.noise)
+
+    def drop(self, name: str) -> None:
+        """Note that something was left out."""
+        self.noise.append(name)
 
     def bind(self, node: fx.Node, value: Any) -> None:
         """Let `node` stand for `value`: a `Value`, a literal, or a tree of them."""
@@ -75,11 +97,52 @@ class Recorder:
         value = self._env[node]
         return f"<graph {node.target}>" if isinstance(value, fx.GraphModule) else value
 
+    def _is_graph(self, arg: Any) -> bool:
+        return isinstance(arg, fx.Node) and isinstance(self._env.get(arg), fx.GraphModule)
+
+    def find(self, tensor: Any) -> Value | None:
+        """Return the value recorded last that is `tensor`, or one like it on the same memory."""
+        identity, meta = self._storage(tensor), metadata.value_meta(tensor)
+        for record in reversed(self.records) if identity is not None else ():
+            for i, storage in enumerate(record.storages):
+                if storage == identity and record.outputs[i] == meta:
+                    return Value(record.key, i)
+        return None
+
     def share_memory(self, node: fx.Node, value: Value) -> None:
         """Take the memory behind `node` for that behind `value`."""
-        identity = metadata.storage(node.meta.get("val"))
+        self.share_storage(node.meta.get("val"), value)
+
+    def share_storage(self, tensor: Any, value: Value) -> None:
+        """Take the memory behind `tensor` for that behind `value`."""
+        identity = metadata.storage(tensor)
         if identity is not None:
             self._same_storage[identity] = self.storage(value)
+
+    def put_in(self, memory: Hashable, tensor: torch.Tensor) -> None:
+        """Take the memory behind `tensor` for `memory`, whatever identifies that."""
+        self._same_storage[metadata.storage(tensor)] = memory
+
+    def value(self, node: fx.Node) -> Value:
+        """Return the value that `node` stands for.
+
+        Raises CannotRepeatError where it stands for something else, such as a number.
+        """
+        found = self._env[node]
+        if not isinstance(found, Value):
+            raise CannotRepeatError
+        return found
+
+    def alike(self, one: Value, other: Value) -> bool:
+        """Say whether whatever reads `other` makes the same of it as of `one`."""
+        same = (one in self._restrided) == (other in self._restrided)
+        return same and self.meta(one) == self.meta(other)
+
+    def span(self, nodes: Sequence[fx.Node]) -> tuple[Position, Position]:
+        """Return where what was recorded of `nodes`, which follow each other, begins and ends."""
+        if not nodes:
+            return Position(0, 0), Position(0, 0)
+        return self._spans[nodes[0]][0], self._spans[nodes[-1]][1]
 
     def meta(self, value: Value) -> TensorMeta | None:
         """Return the metadata of a value recorded before."""
@@ -162,10 +225,19 @@ class Recorder:
         info = metadata.op_info(node.target)
         size = metadata.known_scalar(node.meta.get("val"))
         if size is not None:  # where sizes are numbers, no op computes them either
-            self.dropped[info.op] += 1
+            self.drop(info.op)
             self.bind(node, size)
             return
         named = metadata.named_arguments(info, node.args, node.kwargs)
+        if info.op.startswith("higher_order."):
+            from . import bodies
+
+            info, named = bodies.plain(info, named, self.argument)
+            taken = take_bodies(named, self._is_graph)
+            if taken.graphs:
+                graphs = {name: self._env[graph] for name, graph in taken.graphs.items()}
+                bodies.record(self, node, info, Bodies(graphs, taken.args), prefix)
+                return
         launched = torch_api.triton_kernel(node.target, node.kwargs)
         if launched is not None:
             name, named = launched
@@ -226,7 +298,7 @@ class Recorder:
         shared = bool(storages) and operand is not None and storages[0] == self.storage(operand)
         if not is_noise(info.op, before, after, shared):
             return False
-        self.dropped[info.op] += 1
+        self.drop(info.op)
         self.bind(node, operand)
         return True
 
@@ -331,16 +403,23 @@ class Recorder:
             else:
                 self.visit(inside, region, inner)
 
-    def visit(self, node: fx.Node, owner: fx.GraphModule, prefix: str = "") -> None:
+    def visit(self, node: fx.Node, owner: nn.Module, prefix: str = "") -> None:
         """Record a node that is neither a top-level placeholder nor an output."""
-        if node.op == "call_function":
+        begin = Position(len(self.records), len(self.noise))
+        self._visit(node, owner, prefix)
+        self._spans[node] = begin, Position(len(self.records), len(self.noise))
+
+    def _visit(self, node: fx.Node, owner: nn.Module, prefix: str) -> None:
+        if isinstance(node.target, Segment):
+            expand(self, node, node.target)
+        elif node.op == "call_function":
             self.call(node, prefix)
         elif node.op == "get_attr":
             self._get_attr(node, owner, prefix)
         elif node.op == "call_module":
-            self.dropped[f"call_module:{node.target}"] += 1
+            self.drop(f"call_module:{node.target}")
 
-    def _get_attr(self, node: fx.Node, owner: fx.GraphModule, prefix: str) -> None:
+    def _get_attr(self, node: fx.Node, owner: nn.Module, prefix: str) -> None:
         value: Any = owner
         for part in str(node.target).split("."):
             value = getattr(value, part)
@@ -348,6 +427,10 @@ class Recorder:
             self.bind(node, value)
             return
         node.meta.setdefault("val", value)
+        self.constant(node, value, prefix)
+
+    def constant(self, node: fx.Node, value: Any, prefix: str) -> None:
+        """Record what a `get_attr` node stands for."""
         stack = () if self._root is None else (self._root,)
         self.placeholder(node, "constant", str(node.target), stack, prefix=prefix)
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
-from torch.export import ExportedProgram
 
 from ..expressions import SizeMap, condition_text, symbol
 from ..names import clean
-from ..records import OpRecord
+from ..records import OpRecord, with_bodies
 from ..schema import Dim, Symbol
-from . import metadata, torch_api
 from .capture import Capture
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Ranges = Mapping[str, tuple[int | None, int | None]]
+"""The least and the largest value of a symbol, where torch knows one."""
 
 _LARGEST = 2**31
 """Upper bounds from here on are torch's own, and none that a model has."""
@@ -37,17 +41,26 @@ def name_symbols(found: Capture, names: Mapping[str, Mapping[int, str]]) -> None
 
     Raises FixedSizeError where the capture has a number for such a dimension.
     """
-    guards = [(metadata.plain(expr), at) for expr, at in torch_api.shape_guards(found.program)]
+    _write(found, names, _guards(found.program), _ranges(found.program))
+
+
+def _write(
+    found: Capture,
+    names: Mapping[str, Mapping[int, str]],
+    guards: Sequence[tuple[Any, str]],
+    ranges: Ranges,
+) -> None:
     naming = _Naming()
     naming.read({clean(r.target): r for r in found.records if r.kind == "input"}, names, guards)
     naming.demand([expr for expr, _ in guards])
-    naming.demand(_upper_bounds(found.program))
+    naming.demand(_upper_bounds(ranges))
     naming.find_multiples()
     naming.find_equals()
     change = SizeMap(naming.express)
-    for record in found.records:
+    for record in with_bodies(found.records):
         record.outputs = change(record.outputs)
         record.args = change(record.args)
+        record.trips = change(record.trips)
     symbols, constraints, assumptions = naming.split()
     found.attrs["symbols"] = symbols
     if constraints:
@@ -57,6 +70,14 @@ def name_symbols(found: Capture, names: Mapping[str, Mapping[int, str]]) -> None
 
 def keep_symbols(found: Capture) -> None:
     """Describe the symbols of a program that somebody else exported, under torch's names."""
+    describe_symbols(found, _guards(found.program), _ranges(found.program))
+
+
+def describe_symbols(found: Capture, guards: Sequence[tuple[Any, str]], ranges: Ranges) -> None:
+    """Describe the symbols of a capture under the names that they have.
+
+    `guards` are the conditions that the capture relied on, each with the place it came from.
+    """
     shapes = {
         clean(record.target): record.outputs[0].shape
         for record in found.records
@@ -68,20 +89,36 @@ def keep_symbols(found: Capture) -> None:
     }
     if not any(names.values()):
         return
-    name_symbols(found, names)
+    _write(found, names, guards, ranges)
     found.assumptions = ()
     known: dict[str, Symbol] = found.attrs["symbols"]
-    for torch_symbol, bounds in found.program.range_constraints.items():
-        if torch_symbol.name in known and bounds.lower.is_Integer:
-            kept = known[torch_symbol.name]
-            low = max(kept.min, int(bounds.lower))
-            known[torch_symbol.name] = Symbol(low, kept.max, kept.multiple_of)
+    for name, (least, _) in ranges.items():
+        if name in known and least is not None:
+            kept = known[name]
+            known[name] = Symbol(max(kept.min, least), kept.max, kept.multiple_of)
 
 
-def _upper_bounds(program: ExportedProgram) -> Iterator[Any]:
-    for torch_symbol, bounds in program.range_constraints.items():
-        if bounds.upper.is_Integer and bounds.upper < _LARGEST:
-            yield sympy.Le(symbol(torch_symbol.name), bounds.upper)
+def _guards(program: ExportedProgram) -> list[tuple[Any, str]]:
+    from . import metadata, torch_api
+
+    return [(metadata.plain(expr), at) for expr, at in torch_api.shape_guards(program)]
+
+
+def _ranges(program: ExportedProgram) -> Ranges:
+    return {
+        torch_symbol.name: (_integer(bounds.lower), _integer(bounds.upper))
+        for torch_symbol, bounds in program.range_constraints.items()
+    }
+
+
+def _integer(bound: Any) -> int | None:
+    return int(bound) if bound.is_Integer else None
+
+
+def _upper_bounds(ranges: Ranges) -> Iterator[Any]:
+    for name, (_, most) in ranges.items():
+        if most is not None and most < _LARGEST:
+            yield sympy.Le(symbol(name), most)
 
 
 @dataclass(slots=True)
@@ -296,6 +333,8 @@ def _bound(relation: Any) -> tuple[str | None, int | None, int | None]:
 
 def _where(size: int, guards: Iterable[tuple[Any, str]]) -> str:
     """Say where the model compares a size with the number `size`, if that is known."""
+    from . import metadata
+
     for relation, place in guards:
         line = metadata.source_line(place)
         if line and isinstance(relation, sympy.Eq) and size in relation.args:

@@ -70,7 +70,12 @@ def _call_arguments(target: Any) -> tuple[str, ...]:
     """Return the names of the arguments that calling `target` takes by position."""
     parameters = list(inspect.signature(type(target).__call__).parameters.values())[1:]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in parameters if p.kind in kinds)
+    names = tuple(p.name for p in parameters if p.kind in kinds)
+    return names or _UNNAMED.get(target.__name__, ())
+
+
+_UNNAMED = {"map_impl": ("f", "xs", "pos_args")}
+"""Arguments of operators that torch 2.11 does not name."""
 
 
 def dim(size: Any) -> Dim:
@@ -273,8 +278,14 @@ def module(path: str, kind: Hashable) -> Module:
     Module(path='layer1.conv', type='torch.nn.modules.conv.Conv2d')
     """
     name = class_name(kind) if isinstance(kind, type) else str(kind)
+    return Module(plain_path(path), name)
+
+
+@lru_cache(maxsize=65536)
+def plain_path(path: str) -> str:
+    """Return the path of a module as `get_submodule` takes it."""
     plain = _BRACKETS.sub(r".\1", "." + _SELF.sub("", path)).strip(".")
-    return Module(plain.partition("@")[0], name)
+    return plain.partition("@")[0]
 
 
 def module_stack(meta: Mapping[str, Any]) -> tuple[Module, ...]:

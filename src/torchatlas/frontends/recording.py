@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +16,19 @@ from .capture import Capture
 from .dispatch import Tracer
 from .example import Args, fake, input_names, pack, unpack
 from .fx_graph import Recorder
-from .state import module_types, stack_of, tied
+from .state import module_types, named_state, stack_of, tied
+
+
+class Program:
+    """What was recorded: an fx graph, and a module that holds its constants."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        self.root, self.graph = root, graph
+
+    @cached_property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph as a module, for which torch writes and compiles code."""
+        return fx.GraphModule(self.root, self.graph)
 
 
 class Recording:
@@ -24,16 +38,18 @@ class Recording:
     """
 
     def __init__(
-        self, model: nn.Module, mode: torch_api.FakeTensorMode, *, hold: bool = False
+        self, model: nn.Module, mode: torch_api.FakeTensorMode | None, *, hold: bool = False
     ) -> None:
+        """Begin one; without a `mode` the tensors have the values of the model and the example."""
         self.model, self.mode, self.tracer = model, mode, Tracer(model, hold=hold)
-        self.parameters = dict(model.named_parameters(remove_duplicate=False))
-        self.buffers = dict(model.named_buffers(remove_duplicate=False))
+        self.tracer.real = mode is None
+        self.parameters, self.buffers = named_state(model)
         self.groups = tied([*self.parameters.items(), *self.buffers.items()])
         distinct = {id(t): t for t in (*self.parameters.values(), *self.buffers.values())}
         self._shared = Counter(map(_memory, distinct.values()))
         self.fakes: dict[str, torch.Tensor] = {}
         self.nodes: dict[str, fx.Node] = {}
+        self.inner: dict[str, list[tuple[str, fx.Node]]] = {}
         self.inputs: dict[str, fx.Node] = {}
         self.given: dict[str, Any] = {}
         self.args: Args = ((), {})
@@ -48,6 +64,7 @@ class Recording:
                 owner = name if name in self.parameters else None
                 node = self.tracer.placeholder(_identifier(name), self.fakes[name], owner)
                 self.nodes[name], self.given[node.name] = node, tensor
+                self._announce_inner(name, self.fakes[name], tensor)
             self.fakes[name], self.nodes[name] = self.fakes[first], self.nodes[first]
         plain, classes = pack(args)
         found = torch_api.tree_flatten_with_names(plain)
@@ -55,7 +72,7 @@ class Recording:
         for name, (_, leaf) in zip(
             input_names(self.model, [path for path, _ in found]), found, strict=True
         ):
-            made = fake(self.mode, leaf)
+            made = _real_copy(leaf) if self.mode is None else fake(self.mode, leaf)
             fakes.append(made)
             if isinstance(made, torch.Tensor):
                 self.inputs[name] = node = self.placeholder(name, made)
@@ -63,8 +80,18 @@ class Recording:
         leaves = iter(fakes)
         self.args = unpack(torch_api.tree_map(lambda _: next(leaves), plain), classes)
 
+    def _announce_inner(self, name: str, made: torch.Tensor, given: torch.Tensor) -> None:
+        """Announce what a tensor around others holds: a quantised weight and its scales."""
+        for part in torch_api.inner_tensors(made):
+            inner, path = getattr(made, part), f"{name}.{part}"
+            node = self.placeholder(path, inner)
+            self.given[node.name] = getattr(given, part)
+            self.inner.setdefault(name, []).append((path, node))
+
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, torch_api.FakeTensor) or self._shared[_memory(tensor)] > 1:
+        if self.mode is None:
+            return tensor if isinstance(tensor, nn.Parameter) else _real_copy(tensor)
+        if self._shared[_memory(tensor)] > 1:
             made: torch.Tensor = fake(self.mode, tensor)
         else:
             made = torch_api.fake_like(self.mode, tensor)
@@ -91,22 +118,28 @@ class Recording:
         tracer, types = self.tracer, module_types(self.model)
         recorder = Recorder(root=Module("", types[""]))
         tracer.graph.output(tuple(node for *_, node in self.returned))
-        program = fx.GraphModule(tracer.root, tracer.graph)
+        program = Program(tracer.root, tracer.graph)
         recorder.real = self.given
+        self.begin(recorder)
         for name, node in self.inputs.items():
             recorder.placeholder(node, "input", name)
         self.read_state(recorder, types)
         for node in sorted(tracer.graph.nodes, key=lambda node: node.op != "get_attr"):
             if node.op in ("get_attr", "call_function"):
-                recorder.visit(node, program)
+                recorder.visit(node, tracer.root)
         for i, (root, path, node) in enumerate(self.returned):
             recorder.output(f"output:{i}", path, node, root)
-        attrs = {
+        attrs: dict[str, Any] = {
             "name": type(self.model).__name__,
             "modules": types,
             "dropped": dict(sorted(recorder.dropped.items())),
         }
+        if tracer.real:
+            attrs |= {"specialised": True, "decisions": tuple(tracer.decisions)}
         return Capture(recorder.records, attrs, program, self.given)
+
+    def begin(self, recorder: Recorder) -> None:
+        """Tell `recorder` what it has to know before the first record."""
 
     def read_state(self, recorder: Recorder, types: dict[str, str]) -> None:
         """Record parameters, and the buffers that the run used."""
@@ -116,9 +149,21 @@ class Recording:
             if name != first:
                 continue
             if kind == "buffer" and not node.users:
-                recorder.dropped["unused buffer"] += 1
+                recorder.drop("unused buffer")
                 continue
-            recorder.placeholder(node, kind, name, stack_of(name, types), tuple(others))
+            stack = stack_of(name, types)
+            inner = [(path, part) for path, part in self.inner.get(name, []) if part.users]
+            if node.users or not inner:
+                recorder.placeholder(node, kind, name, stack, tuple(others))
+            for i, (path, part) in enumerate(inner):
+                main = i == 0 and not node.users
+                recorder.placeholder(part, kind if main else "buffer", path, stack)
+
+
+def _real_copy(leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
 
 def _memory(tensor: torch.Tensor) -> Any:
@@ -126,4 +171,7 @@ def _memory(tensor: torch.Tensor) -> Any:
 
 
 def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name) or "_"
+    return _NO_IDENTIFIER.sub("_", name) or "_"
+
+
+_NO_IDENTIFIER = re.compile(r"[^a-zA-Z0-9]")

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 from torch.fx import traceback
 
+from ..errors import CaptureError
 from ..schema import Kind, Module
 from . import metadata, torch_api
 from .capture import Capture
@@ -36,8 +37,13 @@ class _Runner(nn.Module):
 
 def trace(model: nn.Module) -> fx.GraphModule:
     """Trace `model` symbolically, unless it is a traced graph already."""
-    if isinstance(model, fx.GraphModule):
+    if isinstance(model, fx.GraphModule) and "forward" not in vars(model):
         return model
+    if "forward" in vars(model) and not isinstance(model, FunctionModule):
+        raise CaptureError(
+            f"torch.fx would trace the forward of {type(model).__name__}'s class, not its own",
+            hint="choose another front end",
+        )
     return fx.symbolic_trace(model.function if isinstance(model, FunctionModule) else model)
 
 
@@ -121,7 +127,8 @@ class _Reader:
             first, *others = groups.get(name, [name])
             node = nodes.get(name)
             if first != name or (kind == "buffer" and node is not None and not node.users):
-                self.recorder.dropped["unused buffer"] += kind == "buffer"
+                if kind == "buffer":
+                    self.recorder.drop("unused buffer")
                 continue
             stack = stack_of(name, self.types)
             if node is not None:

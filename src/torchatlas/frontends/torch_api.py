@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
-from typing import Any, TextIO, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
+from contextvars import ContextVar
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple, Protocol, TextIO, cast
 
 import torch
 from torch._decomp import decomposition_table
 from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
+from torch._guards import CompileContext
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.export import ExportedProgram
+from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 TESTED_VERSIONS = ("2.11", "2.15")
 """Versions of torch on which these private names were checked."""
@@ -92,7 +98,20 @@ def is_fake_limitation(error: BaseException) -> bool:
     """Say whether `error` comes of tensors that have no values, and not of the model."""
     if isinstance(error, _FAKE_LIMITATIONS):
         return True
-    return any(words in str(error) for words in ("FakeTensor", "data pointer", "meta tensor"))
+    text = str(error).replace("FakeTensor(", "")  # a tensor that the message shows
+    # How 2.11 says that tensors lie on different devices, which is the model's or the example's.
+    return "Device Propagation" not in text and any(words in text for words in _FAKE_WORDS)
+
+
+_FAKE_WORDS = (
+    "FakeTensor",
+    "data pointer",
+    "meta tensor",
+    "tensor subclasses",  # `.numpy()`
+    "NestedTensorImpl",
+    "shape_env must not be None",  # nested tensors again, in the jagged layout
+    "ignore_fresh_unbacked_symbols",  # a while_loop
+)
 
 
 def shape_guards(program: ExportedProgram) -> list[tuple[Any, str]]:
@@ -220,11 +239,6 @@ def is_output_type_error(error: BaseException) -> bool:
     )
 
 
-def is_registered(kind: type) -> bool:
-    """Say whether torch's pytree knows how to take values of `kind` apart."""
-    return kind in pytree.SUPPORTED_NODES
-
-
 def tree_flatten_with_names(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
     """Return each leaf of `tree` with the keys that lead to it."""
     leaves, _ = pytree.tree_flatten_with_path(tree)
@@ -282,15 +296,24 @@ def forward_step() -> int:
     return int(torch._C._autograd._get_sequence_nr()) - 1
 
 
-def backward_step() -> tuple[int, torch.Tensor | None] | None:
-    """Return the number of the autograd node whose backward is running, None outside of one.
+class BackwardStep(NamedTuple):
+    """The node of the autograd graph whose backward is running."""
 
-    Where the node adds to a parameter's gradient, the second item is the parameter.
-    """
+    number: int
+    """The number that it got when the forward operator ran."""
+    parameter: torch.Tensor | None
+    """The parameter to whose gradient the node adds, if it does that."""
+    custom: bool
+    """Whether it is that of a `torch.autograd.Function`."""
+
+
+def backward_step() -> BackwardStep | None:
+    """Return the autograd node whose backward is running, None outside of one."""
     node: Any = torch._C._current_autograd_node()
     if node is None:
         return None
-    return int(node._sequence_nr()), getattr(node, "variable", None)
+    custom = isinstance(node, torch.autograd.function.BackwardCFunction)
+    return BackwardStep(int(node._sequence_nr()), getattr(node, "variable", None), custom)
 
 
 def triton_kernel(target: Any, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -318,8 +341,10 @@ def fake_like(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     Many times faster than `FakeTensorMode.from_tensor`, which serves where a tensor is a view,
     of a class of its own, or not strided.
     """
-    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.is_leaf
-    if not plain or tensor.layout is not torch.strided or tensor.is_quantized:
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) or (
+        type(tensor) is FakeTensor and tensor.fake_mode is mode
+    )
+    if not plain or not tensor.is_leaf or tensor.layout is not torch.strided or tensor.is_quantized:
         return mode.from_tensor(tensor)
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     if not whole or tensor.is_conj() or tensor.is_neg() or tensor.is_nested:
@@ -331,11 +356,116 @@ def fake_like(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
         return FakeTensor(mode, made, tensor.device)
 
 
+Modes = tuple[bool, tuple[tuple[str, torch.dtype], ...]]
+"""Whether gradients are asked for, and the data type of autocast by device where it is on."""
+
+_AUTOCAST = ("cpu", "cuda")
+
+
+def modes() -> Modes:
+    """Return the modes that an operator runs in and that change what it does."""
+    autocast = tuple(
+        (kind, torch.get_autocast_dtype(kind))
+        for kind in _AUTOCAST
+        if torch.is_autocast_enabled(kind)
+    )
+    return torch.is_grad_enabled(), autocast
+
+
+@contextmanager
+def in_modes(wanted: Modes | None) -> Iterator[None]:
+    """Run the block in the modes `wanted`, or as it is where that is None."""
+    with ExitStack() as stack:
+        if wanted is not None:
+            grad, autocast = wanted
+            stack.enter_context(torch.set_grad_enabled(grad))
+            for kind, dtype in autocast:
+                stack.enter_context(torch.autocast(kind, dtype=dtype))
+        yield
+
+
+def fake_result(like: torch.Tensor) -> torch.Tensor:
+    """Return a fake tensor like `like`, on memory of its own, as an operator returns it.
+
+    Where `like` asks for a gradient it does too, and is no leaf.
+    """
+    assert isinstance(like, FakeTensor)
+    if like.requires_grad and torch.is_grad_enabled():
+        with torch.enable_grad():
+            made: torch.Tensor = _Result.apply(_ASKING, like)
+            return made
+    return _empty_like(like)
+
+
+def _empty_like(like: FakeTensor) -> torch.Tensor:
+    with no_dispatch():
+        made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")
+        return FakeTensor(like.fake_mode, made, like.device)
+
+
+_ASKING = torch.empty(0, requires_grad=True)
+
+
+class _Result(torch.autograd.Function):
+    """Stands for what made a tensor, in the eyes of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, asking: torch.Tensor, like: FakeTensor) -> torch.Tensor:
+        """Return a tensor like `like`."""
+        return _empty_like(like)
+
+
+def is_data_dependent(op: Any, args: Sequence[Any]) -> bool:
+    """Say whether what `op` makes of `args`, or its shape, is taken from the values of tensors."""
+    if not isinstance(op, torch._ops.OpOverload):
+        return False
+    name = op._schema.name
+    if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+        indices = tree_leaves(list(args[1]))
+        masks = (x.dtype in (torch.bool, torch.uint8) for x in indices if x is not None)
+        return name == "aten::index" and any(masks)
+    tags = tag_names(op)
+    marked = "data_dependent_output" in tags or "dynamic_output_shape" in tags
+    return marked or name in _OF_VALUES
+
+
+_OF_VALUES = frozenset(
+    {
+        "aten::_unique2",
+        "aten::is_nonzero",
+        "aten::nonzero_numpy",
+        "aten::unique_consecutive",
+        "aten::unique_dim",
+        "torchvision::nms",
+    }
+)
+"""Operators whose result, or its shape, depends on values, but which lack the tag."""
+
+
+def function_modes() -> int:
+    """Return how many modes intercept torch's functions right now."""
+    return int(torch._C._len_torch_function_stack())
+
+
+def has_module_hooks() -> bool:
+    """Say whether hooks are registered that run around the calls of all modules."""
+    hooks = torch.nn.modules.module
+    names = [name for name in vars(hooks) if name.startswith("_global_") and "registration" not in name]
+    return any(isinstance(held, dict) and bool(held) for held in map(vars(hooks).get, names))
+
+
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 """Takes an operator with its arguments, runs it, and returns its result."""
 
 
 class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let control flow compile its bodies, and see the calls that come of it."""
+        return True
+
     def __init__(self, handle: Handler) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._handle = handle
@@ -370,5 +500,608 @@ def below_autograd(handle: Handler) -> Iterator[None]:
 @contextmanager
 def before_dispatch(handle: Handler) -> Iterator[None]:
     """Hand every operator that is called inside the block to `handle`, composites whole."""
+    _announce()
     with enable_python_dispatcher(), enable_pre_dispatch(), _Before(handle):
         yield
+
+
+def is_registered(value: Any) -> bool:
+    """Say whether torch's pytree knows how to take `value` apart."""
+    return pytree._get_node_type(value) in pytree.SUPPORTED_NODES
+
+
+def take_apart(value: Any) -> tuple[list[str], list[Any], Callable[[list[Any]], Any]] | None:
+    """Return the names of what the container `value` holds, its items, and how to make it of others.
+
+    None for a leaf. Only one level is taken off.
+    """
+    kind = pytree._get_node_type(value)
+    if kind not in pytree.SUPPORTED_NODES:
+        return None
+    node = pytree.SUPPORTED_NODES[kind]
+    children, context = node.flatten_fn(value)
+    paths, _ = pytree.tree_flatten_with_path(value, is_leaf=lambda part: part is not value)
+    names = [_key_name(path[0]) for path, _ in paths]
+    return names, children, lambda items: node.unflatten_fn(items, context)
+
+
+def uncompiled(function: Any) -> Any:
+    """Return the function that `torch.compile` made `function` of, or `function` itself."""
+    return getattr(function, "_torchdynamo_orig_callable", function)
+
+
+# -- torch.compile -------------------------------------------------------------------------
+
+
+class CompiledFrame(NamedTuple):
+    """A call that `torch.compile` is at work on."""
+
+    code: CodeType
+    locals: Mapping[str, Any]
+    globals: Mapping[str, Any]
+
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """The module of torch's own that is called: torch wraps such in a function."""
+        wrapped = self.code.co_qualname == "wrap_inline.<locals>.inner"
+        found = self.locals.get("fn") if wrapped else None
+        return found if isinstance(found, torch.nn.Module) else None
+
+
+def _frame(calling: Any) -> CompiledFrame:
+    return CompiledFrame(calling.f_code, calling.f_locals, calling.f_globals)
+
+
+class CompileWatcher(Protocol):
+    """Is told what `torch.compile` does in the context in which it watches."""
+
+    def compiling(self, program: torch.fx.GraphModule) -> Callable[[], None]:
+        """Look at a graph before its backend does; what is returned is called once it has."""
+
+    def broke(self, error: Exception, frame: CompiledFrame, skipped: bool) -> None:
+        """Hear why a graph ends before its call does, and whether the rest is skipped."""
+
+    def recompiling(self, guards: list[str], frame: CompiledFrame) -> None:
+        """Hear which guard failed of each graph that the code of a call has already."""
+
+
+_watchers: ContextVar[tuple[CompileWatcher, ...]] = ContextVar("watchers", default=())
+
+
+@contextmanager
+def watching_compiles(watcher: CompileWatcher) -> Iterator[None]:
+    """Tell `watcher` what `torch.compile` does inside the block, in this thread.
+
+    Three functions of torch report while anybody watches, and are put back afterwards. Who
+    watches already is not told twice.
+    """
+    if watcher in _watchers.get():
+        yield
+        return
+    with _reports():
+        _watchers.set((*_watchers.get(), watcher))
+        try:
+            yield
+        finally:  # not `reset`: blocks may end in another order than the reverse
+            _watchers.set(tuple(w for w in _watchers.get() if w is not watcher))
+
+
+def is_watched() -> bool:
+    """Say whether somebody watches what `torch.compile` does in this thread."""
+    return bool(_watchers.get())
+
+
+Watchers = Callable[[], tuple[CompileWatcher, ...]]
+
+
+def _reporting_graphs(original: Callable[..., Any], watchers: Watchers) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call_user_compiler(self: Any, gm: Any, *args: Any, **kwargs: Any) -> Any:
+        done = [watcher.compiling(gm) for watcher in (() if self.export else watchers())]
+        compiled = original(self, gm, *args, **kwargs)
+        for tell in done:
+            tell()
+        return compiled
+
+    return call_user_compiler
+
+
+def _reporting_breaks(original: Callable[..., Any], watchers: Watchers) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def log_graph_break(self: Any, code_options: Any, reason: str, exc: Any) -> Any:
+        for watcher in () if exc.logged else watchers():
+            watcher.broke(exc, _frame(self), "skipping the" in reason.lower())
+        return original(self, code_options, reason, exc)
+
+    return log_graph_break
+
+
+def _reporting_guards(original: Callable[..., Any], watchers: Watchers) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def reasons(entries: Any, frame: Any, backend: Any, skip_logging: bool = False) -> Any:
+        found = original(entries, frame, backend, skip_logging)
+        for watcher in () if skip_logging else watchers():
+            watcher.recompiling(found, _frame(frame))
+        return found
+
+    return reasons
+
+
+_reports_lock = threading.Lock()
+_reports_wanted = 0
+_reports_undo = ExitStack()
+
+
+@contextmanager
+def _reports() -> Iterator[None]:
+    global _reports_wanted
+    with _reports_lock:
+        if _reports_wanted == 0:
+            from torch._dynamo import convert_frame
+            from torch._dynamo.output_graph import OutputGraph
+            from torch._dynamo.symbolic_convert import InstructionTranslatorBase
+
+            guards = "get_and_maybe_log_recompilation_reasons"
+            _replace(OutputGraph, "call_user_compiler", _reporting_graphs)
+            _replace(InstructionTranslatorBase, "log_graph_break", _reporting_breaks)
+            _replace(convert_frame, guards, _reporting_guards)
+        _reports_wanted += 1
+    try:
+        yield
+    finally:
+        with _reports_lock:
+            _reports_wanted -= 1
+            if _reports_wanted == 0:
+                _reports_undo.close()
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any, Watchers], Any]) -> None:
+    original, wanted = getattr(owner, name), True
+    ours = make(original, lambda: _watchers.get() if wanted else ())
+
+    def undo() -> None:
+        nonlocal wanted
+        wanted = False
+        if getattr(owner, name) is ours:  # else somebody has put theirs around ours
+            setattr(owner, name, original)
+
+    setattr(owner, name, ours)
+    _reports_undo.callback(undo)
+
+
+def compiled_frame() -> CompiledFrame:
+    """Return the call that `torch.compile` is at work on; only inside a backend."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    return _frame(InstructionTranslator.current_tx())
+
+
+def compile_id() -> str:
+    """Return torch's number for the running compilation, ``frame/attempt``, '' outside of one."""
+    found = CompileContext.current_compile_id()
+    return "" if found is None else str(found)
+
+
+def lifted_from(placeholder: torch.fx.Node) -> tuple[str, Any]:
+    """Return where the value of a compiled graph's placeholder stands, and the value itself.
+
+    The place is Python text over the call's locals ``L['x']`` and globals ``G['x']``; the
+    value is the tensor of the call, or None.
+    """
+    argument: Any = placeholder.meta.get("grapharg")
+    source: Any = getattr(placeholder, "_dynamo_source", None)
+    source = argument.source if source is None and argument is not None else source
+    if source is None:
+        return "", None
+    text = source.name if isinstance(source.name, str) else source.name()
+    return text, None if argument is None else argument.example
+
+
+def example_value(node: torch.fx.Node) -> Any:
+    """Return what `torch.compile` ran a graph's `node` to: a fake tensor, a symbolic size, …."""
+    return node.meta.get("example_value")
+
+
+class Ending(NamedTuple):
+    """Why a compiled graph ends before its code does."""
+
+    reason: str
+    """In torch's words; the first line is the reason, also where it had further consequences."""
+    stack: list[tuple[str, int, str]]
+    """Where: file, line and function of each call, the innermost last."""
+
+
+def ending(error: Exception) -> Ending:
+    """Return why an error of `torch.compile` ends a graph."""
+    stack = getattr(error, "real_stack", None) or ()
+    reason = str(getattr(error, "msg", error)).strip()
+    return Ending(reason, [(frame.filename, frame.lineno, frame.name) for frame in stack])
+
+
+def ending_of(program: torch.fx.GraphModule) -> Ending | None:
+    """Return why a compiled graph ends before its code does; None where it does not."""
+    found: Any = getattr(program, "compile_subgraph_reason", None)
+    if found is None or not found.graph_break:
+        return None
+    reason = str(found.reason).strip()
+    if reason.startswith("generic_jump"):
+        reason = "Data-dependent branching"  # as an error says it
+    stack = [(frame.filename, frame.lineno, frame.name) for frame in found.user_stack]
+    return Ending(reason, stack)
+
+
+def forget_compiled(codes: Iterable[CodeType], backend: Any, *, alone: bool) -> None:
+    """Drop what `codes` were compiled to; with `alone` only where `backend` alone did so."""
+    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list, reset_code
+
+    for code in codes:
+        entries = _debug_get_cache_entry_list(code)
+        used = [getattr(entry.backend, "compiler_fn", entry.backend) for entry in entries]
+        if not alone or all(one is backend for one in used):
+            reset_code(code)
+
+
+@contextmanager
+def as_written(function: Any) -> Iterator[Any]:
+    """Give what `torch.compile` made `function` of; a module compiled in place is so no more.
+
+    After the block it is compiled again.
+    """
+    if not isinstance(function, torch.nn.Module):
+        yield uncompiled(function)
+        return
+    module = function._modules.get("_orig_mod") or function
+    kept = module._compiled_call_impl
+    module._compiled_call_impl = None
+    try:
+        yield module
+    finally:
+        module._compiled_call_impl = kept
+
+
+def is_checkpoint(target: Any) -> bool:
+    """Say whether an op runs the graph that is its first argument on the others, no more."""
+    return getattr(target, "__name__", "") in ("tag_activation_checkpoint", "wrap")
+
+
+def switch_of(target: Any) -> str:
+    """Say what a call of a graph does: ``enter`` or ``leave`` autocast, or switch ``gradients``.
+
+    Empty for any other call.
+    """
+    mode: Any = torch.amp.autocast_mode
+    names = {
+        mode._enter_autocast: "enter",
+        mode._exit_autocast: "leave",
+        torch._C._set_grad_enabled: "gradients",
+    }
+    return names.get(target, "") if callable(target) else ""
+
+
+def enter_autocast(*args: Any) -> Any:
+    """Enter autocast so that no tracer sees it; return what leaves it again."""
+    with torch._C.DisableTorchFunction():
+        return torch.autocast(*args).__enter__()  # type: ignore[no-untyped-call]
+
+
+def leave_autocast(mode: Any) -> None:
+    """Leave autocast so that no tracer sees it."""
+    with torch._C.DisableTorchFunction():
+        mode.__exit__(None, None, None)
+
+
+def switch_gradients(enabled: bool) -> None:
+    """Switch the recording of gradients on or off so that no tracer sees it."""
+    with torch._C.DisableTorchFunction():
+        torch._C._set_grad_enabled(enabled)
+
+
+def number_in(value: Any) -> Any:
+    """Return the symbolic number that ``item()`` of a fake tensor gives; None where it has none."""
+    return value.item_memo if isinstance(value, FakeTensor) else None
+
+
+def put_number(tensor: Any, number: Any) -> None:
+    """Let ``item()`` of a fake tensor give a symbolic number; None leaves it as it is."""
+    if number is not None:
+        tensor.item_memo = number
+
+
+def shape_environment(value: Any) -> Any:
+    """Return what knows the symbolic sizes of a fake tensor or of a size; None for others."""
+    if isinstance(value, FakeTensor):
+        return value.fake_mode.shape_env
+    return value.node.shape_env if isinstance(value, torch.SymInt | torch.SymFloat) else None
+
+
+def size_ranges(environment: Any) -> dict[str, tuple[int | None, int | None]]:
+    """Return the least and the largest value of each symbolic size; None where there is none."""
+    return {
+        found.name: (
+            int(bounds.lower) if bounds.lower.is_Integer else None,
+            int(bounds.upper) if bounds.upper.is_Integer else None,
+        )
+        for found, bounds in environment.var_to_range.items()
+    }
+
+
+@contextmanager
+def without_guards(environment: Any) -> Iterator[None]:
+    """Run the block without adding to what a program is known to demand of its sizes."""
+    if environment is None:
+        yield
+        return
+    with environment.suppress_guards(), environment.ignore_fresh_unbacked_symbols():
+        yield
+
+
+class _BelowWhole(_Below):  # type: ignore[no-untyped-call]
+    supports_higher_order_operators = True
+
+
+@contextmanager
+def below_autograd_whole(handle: Handler) -> Iterator[None]:
+    """Hand every operator that runs inside the block to `handle`, control flow whole."""
+    with _BelowWhole(handle):
+        yield
+
+
+def trace_below_autograd(
+    function: Callable[..., Any], *args: Any, symbolic: bool = False
+) -> torch.fx.GraphModule:
+    """Record the ops that run below autograd while `function` runs, in place ones as they are."""
+    with enable_python_dispatcher() if symbolic else nullcontext():
+        return make_fx(function)(*args)
+
+
+def saved_tensors(results: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield what autograd keeps in order to differentiate `results`.
+
+    A tensor may come several times. What hooks put in a tensor's place, as a checkpoint does, is
+    yielded where it is a tensor, and not turned back.
+    """
+    waiting = [tensor.grad_fn for tensor in results]
+    seen: dict[int, Any] = {}  # holds on to the nodes, whose addresses would be used again
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen[id(node)] = node
+        waiting += [other for other, _ in node.next_functions]
+        waiting.append(getattr(node, "_wrapped_node", None))  # of an operator in place on a view
+        for name in dir(node):
+            if name.startswith("_raw_saved_"):
+                yield from _kept(node, name)
+
+
+def _kept(node: Any, name: str) -> Iterator[torch.Tensor]:
+    try:
+        found = getattr(node, name)
+    except RuntimeError:  # the backward pass of this part has run already
+        return
+    for saved in found if isinstance(found, list | tuple) else (found,):
+        data = getattr(saved, "data", None)
+        if isinstance(data, torch.Tensor):
+            yield data
+
+
+def moved_to(mode: FakeTensorMode, tensor: FakeTensor) -> torch.Tensor:
+    """Return a fake tensor of `mode` like one of another mode."""
+    with no_dispatch():
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        made.requires_grad_(tensor.requires_grad)
+        return FakeTensor(mode, made, tensor.device)
+
+
+@contextmanager
+def without_autograd(trained: bool) -> Iterator[None]:
+    """Run operators as below autograd; kernels see whether gradients are asked for, if `trained`.
+
+    Some keep results for a backward pass then, as those of recurrent layers do.
+    """
+    with torch.set_grad_enabled(trained), torch._C._AutoDispatchBelowAutograd():
+        yield
+
+
+# -- operators by name (archives) ----------------------------------------------------------------
+
+
+def find_operator(names: Sequence[str]) -> Any | None:
+    """Return the operator that is registered under ``torch.ops`` and `names`, if there is one.
+
+    It is looked up, and neither called nor imported.
+
+    >>> str(find_operator(["aten", "add", "Tensor"])), find_operator(["aten", "no_such", "default"])
+    ('aten.add.Tensor', None)
+    """
+    found: Any = torch.ops
+    try:
+        for name in names:
+            found = getattr(found, name)
+    except (AttributeError, RuntimeError):
+        return None
+    kinds = (torch._ops.OpOverload, torch._ops.HigherOrderOperator)
+    return found if isinstance(found, kinds) else None
+
+
+def shared_arguments(op: torch._ops.OpOverload) -> tuple[str | None, ...]:
+    """Return, for each result of `op`, the argument whose memory its schema says it may share.
+
+    >>> shared_arguments(torch.ops.aten.transpose.int), shared_arguments(torch.ops.aten.chunk.default)
+    (('self',), ('self',))
+    >>> shared_arguments(torch.ops.aten.topk.default)
+    (None, None)
+    """
+    behind: dict[str, str] = {}
+    spread: str | None = None
+    for arg in op._schema.arguments:
+        if arg.alias_info:
+            behind.update(dict.fromkeys(arg.alias_info.before_set, arg.name))
+            spread = arg.name if "*" in arg.alias_info.after_set else spread
+    found: list[str | None] = []
+    for result in op._schema.returns:
+        names = [behind[a] for a in result.alias_info.before_set if a in behind] if (
+            result.alias_info
+        ) else []
+        in_list = isinstance(result.type, torch.ListType)
+        found.append(names[0] if names else spread if in_list else None)
+    return tuple(found)
+
+
+# -- control flow --------------------------------------------------------------------------
+
+
+@contextmanager
+def keeping_body_stacks() -> Iterator[None]:
+    """Let an export keep the modules and lines of what runs inside the bodies of control flow."""
+    with fx_traceback.preserve_node_meta():
+        yield
+
+
+def fake_mode(*, cached: bool = True) -> FakeTensorMode:
+    """Return a new mode for tensors without values, in which real ones may stand too.
+
+    Not `cached` where packed weights are arguments: they cannot be compared, as torch's cache of
+    results does.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode.cache_enabled = mode.cache_enabled and cached
+    return mode
+
+
+_CONTROL_FLOW = ("torch._higher_order_ops.", "torch.nn.attention.flex_attention")
+_REGION = "_invoke_subgraph_placeholder_wrapper"
+_CALL: Any = torch.nn.Module.__call__
+
+
+def only_bodies(compile: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stand-in for `compile`, torch's own, that compiles nothing but control flow.
+
+    Operators such as `torch.cond` have the compiler find out what their bodies take from around
+    them. It must then meet modules as torch made them: hooks around all calls, and whatever else
+    a capture does to calls, are put aside meanwhile, and the stance too. It also has to forget
+    what it met in earlier captures, or their modules and sizes would show. Not safe for threads.
+    """
+
+    def stand_in(model: Any = None, **options: Any) -> Any:
+        caller = str(sys._getframe(1).f_globals.get("__name__"))
+        if not caller.startswith(_CONTROL_FLOW):
+            return model if model is not None else lambda function: function
+        if model.__name__ == _REGION:  # an export puts its body back in place, without modules
+            return lambda function, args, kwargs=None: function(*args, **(kwargs or {}))
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            seen = sys.gettrace()
+            sys.settrace(None)
+            try:
+                with _modules_as_they_are(), _without_memory():
+                    return compile(_afresh(model), **options)(*args, **kwargs)
+            finally:
+                sys.settrace(seen)
+
+        return run
+
+    return stand_in
+
+
+@contextmanager
+def _modules_as_they_are() -> Iterator[None]:
+    call: Any = torch.nn.Module.__call__
+    held = vars(torch.nn.modules.module)
+    hooks = [found for name, found in held.items() if _is_global_hooks(name, found)]
+    before = [dict(found) for found in hooks]
+    try:
+        torch.nn.Module.__call__ = _CALL  # type: ignore[method-assign]
+        for found in hooks:
+            found.clear()
+        yield
+    finally:
+        torch.nn.Module.__call__ = call  # type: ignore[method-assign]
+        for found, kept in zip(hooks, before, strict=True):
+            found.update(kept)
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    config: Any = torch._dynamo.config
+    with torch.compiler.set_stance("default"), config.patch(automatic_dynamic_shapes=False):
+        yield
+
+
+def _afresh(function: Any) -> Any:
+    """Return a function that the compiler has not compiled, which it remembers by its code."""
+    if not isinstance(function, FunctionType):
+        return function
+    code, names = function.__code__.replace(), function.__globals__
+    made = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _is_global_hooks(name: str, found: Any) -> bool:
+    return name.startswith("_global_") and isinstance(found, dict)
+
+
+def is_plain(value: Any) -> bool:
+    """Say whether `value` is a tensor with strides, fake or with values, and of no other class."""
+    if type(value) not in (torch.Tensor, torch.nn.Parameter, FakeTensor):
+        return False
+    return value.layout is torch.strided and not value.is_quantized and not value.is_nested
+
+
+def fake_twin(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:
+    """Return a fake tensor like `tensor`, on memory of its own, which autograd knows nothing of."""
+    with no_dispatch():
+        made = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+        )
+        return FakeTensor(mode, made, tensor.device)
+
+
+def gradient_hooks(tensor: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
+    """Return what was registered to run on the gradient of `tensor`."""
+    return list((tensor._backward_hooks or {}).values())
+
+
+def _announce() -> None:
+    """Make every control flow operator hand its calls to `_Before` too."""
+    for op in torch._ops._higher_order_ops.values():
+        if _Before not in op.python_key_table:
+            op.python_key_table[_Before] = functools.partial(_hand_on, op)
+
+
+def _hand_on(op: Any, mode: _Before, *args: Any, **kwargs: Any) -> Any:
+    return mode._handle(op, args, kwargs)
+
+
+@contextmanager
+def indexing_by_numbers_that_flow() -> Iterator[None]:
+    """Let what flex attention does to a score index tensors by numbers that it computes."""
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    with TransformGetItemToIndex():
+        yield
+
+
+def inner_tensors(tensor: torch.Tensor) -> list[str]:
+    """Return the attributes in which a tensor that is made of others, as quantised ones are, has them.
+
+    None for a plain tensor, and for a distributed one.
+    """
+    if not is_traceable_wrapper_subclass(tensor) or hasattr(tensor, "device_mesh"):
+        return []
+    names = tensor.__tensor_flatten__()[0]
+    return [name for name in names if isinstance(getattr(tensor, name), torch.Tensor)]
+
+
+def unbatched(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor whose batch dimensions `torch.vmap` hides; any other one as it is."""
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def is_random(target: Any) -> bool:
+    """Say whether the operator `target` draws random numbers."""
+    tags = getattr(target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags

@@ -14,10 +14,11 @@ from ..schema import Dim, Symbol
 def bind(graph: ModelGraph, **sizes: int) -> ModelGraph:
     """Return `graph` with numbers in place of the symbols that `sizes` names.
 
-    Shapes, strides, arguments, costs and the bytes of edges are evaluated exactly; symbols that
-    are not named stay, and costs are then expressions over those. `graph` itself stays as it
-    is. The result has no `source`: the program behind a symbolic graph is not one for these
-    sizes, so an executable ONNX file comes from `graph`, or from a capture at these sizes.
+    Shapes, strides, arguments, costs and the bytes of edges are evaluated exactly, also inside
+    the bodies of control flow; symbols that are not named stay, and costs are then expressions
+    over those. `graph` itself stays as it is. The result has no `source`: the program behind a
+    symbolic graph is not one for these sizes, so an executable ONNX file comes from `graph`, or
+    from a capture at these sizes.
 
     >>> import torch, torchatlas as ta
     >>> graph = ta.capture(torch.nn.Linear(8, 4), torch.zeros(2, 8), dynamic=["batch"])
@@ -34,19 +35,28 @@ def bind(graph: ModelGraph, **sizes: int) -> ModelGraph:
     values = {symbol(name): size for name, size in sizes.items()}
     change = SizeMap(lambda expression: _whole(expression, values))
     change_args = SizeMap(lambda expression: _value(expression, values))
-    bound = ModelGraph(**graph.graph)
-    for name, node in graph.nodes(data=True):
-        others = {key: value for key, value in node.items() if key != "args"}
-        bound.add_node(name, **_changed(name, others, change))
-        if "args" in node:
-            bound.nodes[name]["args"] = change_args(node["args"])
-    for source, target, edge in graph.edges(data=True):
-        bound.add_edge(source, target, **_changed(target, edge, change))
+    bound = _bound(graph, change, change_args)
     left = {name: kept for name, kept in known.items() if name not in sizes}
     for key, kept in (("symbols", left), ("constraints", constraints)):
         bound.graph.pop(key, None)
         if kept:
             bound.graph[key] = kept
+    return bound
+
+
+def _bound(graph: ModelGraph, change: SizeMap, change_args: SizeMap) -> ModelGraph:
+    bound = ModelGraph(**graph.graph)
+    for name, node in graph.nodes(data=True):
+        others = {key: value for key, value in node.items() if key not in ("args", "subgraphs")}
+        bound.add_node(name, **_changed(name, others, change))
+        if "args" in node:
+            bound.nodes[name]["args"] = change_args(node["args"])
+        if "subgraphs" in node:
+            bound.nodes[name]["subgraphs"] = {
+                key: _bound(body, change, change_args) for key, body in node["subgraphs"].items()
+            }
+    for source, target, edge in graph.edges(data=True):
+        bound.add_edge(source, target, **_changed(target, edge, change))
     return bound
 
 
@@ -65,9 +75,17 @@ def symbols_of(graph: ModelGraph) -> dict[str, Symbol]:
         return expression
 
     look = SizeMap(note)
+    _look(graph, look)
+    return {**declared, **{name: Symbol() for name in sorted(found - declared.keys())}}
+
+
+def _look(graph: ModelGraph, look: SizeMap) -> None:
     for _, node in graph.nodes(data=True):
         look(node["outputs"])
-    return {**declared, **{name: Symbol() for name in sorted(found - declared.keys())}}
+        if "subgraphs" in node:
+            look(node.get("trips"))
+            for body in node["subgraphs"].values():
+                _look(body, look)
 
 
 def _check(name: str, size: Any, known: Mapping[str, Symbol]) -> None:

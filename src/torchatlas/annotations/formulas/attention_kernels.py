@@ -253,27 +253,41 @@ def triton_attention(q: TensorMeta, k: TensorMeta, v: TensorMeta, dropout_p: flo
 
 
 @flop_formula("higher_order.flex_attention")
-def flex_attention(query: TensorMeta, key: TensorMeta, value: TensorMeta) -> Cost:
+def flex_attention(
+    query: TensorMeta, key: TensorMeta, value: TensorMeta, per_score: Dim = 1
+) -> Cost:
     """Attend with queries (B, H, Sq, D); which blocks a mask leaves out is known at run time.
 
-    The functions that change and mask scores count one operation per score together, as a bias
-    would.
+    The functions that change and mask scores take `per_score` operations on each of them; where
+    they are not known, one together, as a bias would.
 
     >>> from torchatlas.schema import TensorMeta as T
     >>> q = T((2, 8, 3, 4))  # 144 scores x 8; scaling 1, function 1, softmax 5
     >>> flex_attention(q, q, q)
     Cost(macs=1152, other=1008)
+    >>> flex_attention(q, q, q, per_score=3)
+    Cost(macs=1152, other=1296)
     """
-    return scaled_dot_product_attention(query, key, value, query, attn_bias=query)
+    plain = scaled_dot_product_attention(query, key, value, query)
+    return plain._replace(other=plain.other + _scores(query, key) * per_score)
+
+
+def _scores(query: TensorMeta, key: TensorMeta) -> Dim:
+    return product(query.shape[:-1]) * key.shape[-2]
 
 
 @flop_formula("higher_order.flex_attention_backward")
-def flex_attention_backward(query: TensorMeta, key: TensorMeta, value: TensorMeta) -> Cost:
+def flex_attention_backward(
+    query: TensorMeta, key: TensorMeta, value: TensorMeta, per_score: Dim = 0
+) -> Cost:
     """Take the gradients of `flex_attention`, by the products of `attention_backward`.
+
+    The functions on scores, and their gradients, take `per_score` operations on each.
 
     >>> from torchatlas.schema import TensorMeta as T
     >>> q = T((1, 2, 5, 4))  # 50 scores x 20
     >>> flex_attention_backward(q, q, q)
     Cost(macs=1000, other=300)
     """
-    return attention_backward(query, key, value)
+    plain = attention_backward(query, key, value)
+    return plain._replace(other=plain.other + _scores(query, key) * per_score)

@@ -1,0 +1,110 @@
+"""Two captures of one model beside each other: by front end, and with or without replay."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+
+import torchatlas as ta
+from torchatlas.graph import op_nodes
+
+Result = dict[str, Any]
+
+TOTALS = ("macs", "flops", "flops_other", "params", "ops")
+SHOWN = 12
+"""Differences that a result lists; their number is always there."""
+
+
+def ops_by_module(graph: ta.ModelGraph) -> Counter[tuple[str, str]]:
+    """Return how often each module calls each op."""
+    return Counter((node["module"], node["op"]) for _, node in op_nodes(graph))
+
+
+def differences(left: ta.ModelGraph, right: ta.ModelGraph) -> Result:
+    """Return ops per module and totals that are not equal in the two graphs.
+
+    Each is a name with both numbers; ops that only one graph has count 0 in the other.
+    """
+    ours, theirs = ops_by_module(left), ops_by_module(right)
+    ops = {
+        f"{module or '.'}: {op}": [ours[module, op], theirs[module, op]]
+        for module, op in sorted(ours.keys() | theirs.keys())
+        if ours[module, op] != theirs[module, op]
+    }
+    mine, other = ta.totals(left), ta.totals(right)
+    totals = {
+        name: [str(getattr(mine, name)), str(getattr(other, name))]
+        for name in TOTALS
+        if getattr(mine, name) != getattr(other, name)
+    }
+    return {"ops": ops, "totals": totals}
+
+
+def compare_export(made: Any) -> Result:
+    """Compare what `trace` and `export` capture.
+
+    A model may ask whether it is exported, and then take another way: where the two differ, they
+    are compared once more with the model told so in both.
+    """
+    traced = ta.capture(made.model, made.example, frontend="trace")
+    exported = ta.capture(made.model, made.example, frontend="export")
+    found = differences(traced, exported)
+    if not found["ops"] and not found["totals"]:
+        return {"status": "equal", "text_equal": ta.to_text(traced) == ta.to_text(exported)}
+    result = _different(found)
+    with said_to_be_exported():
+        told = differences(ta.capture(made.model, made.example, frontend="trace"), exported)
+    if not told["ops"] and not told["totals"]:
+        return {**result, "status": "equal once told", "because": "asks whether it is exported"}
+    return result
+
+
+def _different(found: Result) -> Result:
+    ops = found["ops"]
+    return {
+        "status": "different",
+        "totals": found["totals"],
+        "differences": len(ops),
+        "ops": dict(list(ops.items())[:SHOWN]),
+    }
+
+
+@contextlib.contextmanager
+def said_to_be_exported() -> Iterator[None]:
+    """Answer yes where a model asks torch whether it is being exported."""
+    with (
+        mock.patch.object(torch.compiler, "is_exporting", return_value=True),
+        mock.patch.object(torch.compiler, "is_compiling", return_value=True),
+    ):
+        yield
+
+
+def compare_replay(made: Any) -> Result:
+    """Compare `trace` with and without repeated modules being replayed, to the letter."""
+    if not replays():
+        raise NotImplementedError("this torchatlas has no replay to switch off")
+    texts = []
+    for replay in (True, False):
+        graph = ta.capture(made.model, made.example, frontend="trace", replay=replay)
+        texts.append(ta.to_text(graph).splitlines())
+    if texts[0] == texts[1]:
+        return {"status": "equal", "ops": len(texts[0])}
+    first = next((pair for pair in zip(*texts, strict=False) if pair[0] != pair[1]), None)
+    return {"status": "different", "lines": [len(t) for t in texts], "first": first}
+
+
+def replays() -> bool:
+    """Say whether `capture` takes `replay`."""
+    return "replay" in inspect.signature(ta.capture).parameters
+
+
+COMPARISONS: dict[str, Callable[[Any], Result]] = {
+    "export": compare_export,
+    "replay": compare_replay,
+}
