@@ -171,6 +171,7 @@ def measure(name: str, cases: list[str]) -> Iterator[Row]:
 def markdown(rows: list[Row]) -> str:
     """Return the rows as a page."""
     within = {c: sum(abs(r.ratio - 1) <= 0.02 for r in rows if r.case == c) for c in CASES}
+    equal = {c: sum(r.ours == r.tracker for r in rows if r.case == c) for c in CASES}
     total = len({r.model for r in rows})
     lines = [
         "# Peak of memory: torchatlas beside torch's MemTracker",
@@ -186,6 +187,7 @@ def markdown(rows: list[Row]) -> str:
         ),
         "",
         "Within 2 %: " + ", ".join(f"{case} {n} of {total}" for case, n in within.items()) + ".",
+        "To the byte: " + ", ".join(f"{case} {n} of {total}" for case, n in equal.items()) + ".",
         "",
     ]
     return "\n".join(lines)

@@ -11,11 +11,11 @@ run goes on where the first one stopped (``--retry`` repeats what failed). timm'
 torchvision's models have no weights; transformers' are tiny, and only those count that run
 without torchatlas: see `zoo_models.py`.
 
-``--compare export`` also captures with the front ends `trace` and `export`, and lists where their
-ops per module or their totals differ; where they do, it says whether they agree once the model is
-told, in both, that it is exported. ``--compare replay`` compares `trace` with and without
-repeated modules being replayed, to the letter. Needs `pip install torchatlas[zoo]` and a system
-that can fork.
+``--compare export`` captures with the front ends `trace` and `export` instead, and lists where
+their ops per module or their totals differ; where they do, it says whether that is explained by a
+module that stands under two paths, or by a model that asks whether it is exported.
+``--compare replay`` compares `trace` with and without repeated modules being replayed, to the
+letter. Needs `pip install torchatlas[zoo]` and a system that can fork.
 """
 
 from __future__ import annotations
@@ -252,15 +252,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     warm_up(options.family)
     chosen = select(entries(options.family), options.filter, options.sample)
-    names = {entry.name for entry in chosen}
-    done = {
-        result["name"]: result
-        for result in read(options.results)
-        if result["family"] == options.family
-        and result.get("compare") == options.compare
-        and result["name"] in names
-        and not (options.retry and result["status"] not in CAPTURED)
-    }
+    done = earlier(options, {entry.name for entry in chosen})
     left = [entry for entry in chosen if entry.name not in done]
     print(f"{options.family}: {len(chosen)} chosen, {len(left)} to do", flush=True)
     with options.results.open("a") as file:
@@ -274,9 +266,35 @@ def main() -> int:
     results = [done[entry.name] for entry in chosen]
     print(zoo_report.summary(results))
     if options.markdown is not None:
-        command = " ".join(["python", "benchmarks/zoo.py", *sys.argv[1:]])
-        options.markdown.write_text(zoo_report.page(options.family, results, command))
+        options.markdown.write_text(report(options))
     return 0 if all(result["status"] in FINE for result in results) else 1
+
+
+def earlier(options: argparse.Namespace, names: set[str]) -> dict[str, Result]:
+    """Return the results that need not be made again, by name."""
+    return {
+        result["name"]: result
+        for result in read(options.results)
+        if result["family"] == options.family
+        and result.get("compare") == options.compare
+        and result["name"] in names
+        and not (options.retry and result["status"] not in CAPTURED)
+    }
+
+
+def report(options: argparse.Namespace) -> str:
+    """Return a page of all that the results hold of a family, comparisons too."""
+    found = [result for result in read(options.results) if result["family"] == options.family]
+    said = {"filter": "*", "sample": None, "frontend": "auto", "compare": None}
+    chosen = {name: getattr(options, name) for name in said}
+    flags = [f"--{name} {value}" for name, value in chosen.items() if value != said[name]]
+    command = " ".join(["python benchmarks/zoo.py --family", options.family, *flags])
+    return zoo_report.page(
+        options.family,
+        [result for result in found if "compare" not in result],
+        command,
+        [result for result in found if "compare" in result],
+    )
 
 
 if __name__ == "__main__":

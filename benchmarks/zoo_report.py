@@ -12,7 +12,7 @@ from typing import Any
 
 Result = dict[str, Any]
 
-CAPTURED = ("captured", "equal", "equal once told")
+CAPTURED = ("captured", "equal", "explained")
 SLOWEST = 5
 """How many of the slowest captures a page names."""
 
@@ -42,25 +42,31 @@ def summary(results: list[Result]) -> str:
     return f"{len(results)} results: " + ", ".join(f"{n} {s}" for s, n in status.most_common())
 
 
-def page(family: str, results: list[Result], command: str) -> str:
-    """Return the results of a family as Markdown."""
-    compare = results[0].get("compare") if results else None
+def page(family: str, results: list[Result], command: str, compared: list[Result]) -> str:
+    """Return the results of a family as Markdown, and after them its comparisons."""
     lines = [
-        f"# The architectures of {family}" + (f": {_TITLES[compare]}" if compare else ""),
+        f"# The architectures of {family}",
         "",
         f"`{command}`, {platform.system()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {_version(name)}" for name in ("torch", family, "torchatlas"))
         + ". One thread, on a busy machine: the seconds tell orders of magnitude.",
         "",
-        *_figures(results),
+        *(_figures(results) if results else ["Nothing was captured."]),
         "",
         *_by_kind(family, results),
-        *(_comparison(results) if compare else _exceptions(results)),
+        *_exceptions(results),
     ]
+    for compare, title in _TITLES.items():
+        chosen = [result for result in compared if result["compare"] == compare]
+        if chosen:
+            lines += [f"## {title}", "", *_figures(chosen), "", *_comparison(chosen)]
     return "\n".join(lines) + "\n"
 
 
-_TITLES = {"export": "`trace` beside `export`", "replay": "with and without replay"}
+_TITLES = {
+    "export": "`trace` beside `export`: ops per module and totals",
+    "replay": "With and without replay of repeated modules: the whole text",
+}
 
 
 def _version(package: str) -> str:
@@ -77,7 +83,7 @@ def _figures(results: list[Result]) -> list[str]:
     share = f" ({100 * len(good) / len(able):.2f} %)" if able else ""
     lines = [
         f"- {summary(results)}.",
-        f"- Of {len(able)} that run without torchatlas, {len(good)} as they should be{share}.",
+        f"- Of {len(able)} that have an example, {len(good)} as they should be{share}.",
     ]
     if served:
         lines.append(f"- Front ends: {', '.join(f'`{k}` {n}' for k, n in served.most_common())}.")
@@ -203,22 +209,18 @@ def _section(
 
 
 def _comparison(results: list[Result]) -> list[str]:
-    told = [result for result in results if result["status"] == "equal once told"]
+    explained = [result for result in results if result["status"] == "explained"]
     rest = [result for result in results if result["status"] not in CAPTURED]
-    return [
-        *_section(
-            "Different, and equal once the model is told that it is exported",
-            ("name", "ops per module", "totals"),
-            told,
-            lambda r: (r["name"], r["differences"], r["totals"]),
-        ),
-        *_section(
-            "Different",
-            ("name", "what became of it", "differences"),
-            rest,
-            lambda r: (r["name"], r["status"], r.get("error") or _differences(r)),
-        ),
-    ]
+    texts = [result["text_equal"] for result in results if "text_equal" in result]
+    lines = [f"Of {len(texts)} equal ones {sum(texts)} to the letter.", ""] if texts else []
+    head = ("name", "what explains it", "ops per module that differ", "totals")
+    rows = [(r["name"], r["because"], r["differences"], r["totals"] or "") for r in explained]
+    if rows:
+        lines += ["Different, and equal once this is taken into account:", "", *_table(head, rows)]
+    rows = [(r["name"], r["status"], r.get("error") or _differences(r)) for r in rest]
+    if rows:
+        lines += ["Different:", "", *_table(("name", "what became of it", "differences"), rows)]
+    return lines
 
 
 def _differences(result: Result) -> str:

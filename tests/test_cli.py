@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ import pytest
 import torchatlas as ta
 
 NET = """
+import time
+
 import torch
 from torch import nn
 
@@ -30,6 +33,18 @@ class Evil(nn.Sequential):
         super().__init__()
         self.add_module("</text><script>alert(1)</script>", nn.Linear(4, 4))
         self.add_module('a"b\\n[bold]\\x1b[31m', nn.Linear(4, 3))
+
+class Knot(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.inner.back = self
+
+class Slow(nn.Module):
+    def forward(self, x):
+        print("running", flush=True)
+        time.sleep(60)
+        return x
 
 def broken():
     raise RuntimeError("out of luck")
@@ -145,6 +160,7 @@ FAILURES = [
         1,
         ["fixes 'width' to 32", "hint: leave"],
     ),
+    (("capture", "{net}:Knot", "--input", "8x2"), 1, ["module 'inner.back' contains itself"]),
     (("capture", "no/file.py:Net", "--input", "8x32"), 2, ["there is no file"]),
     (("capture", "no_such_package:Net", "--input", "8x32"), 2, ["no module 'no_such_package'"]),
     (("capture", "resnet18", "--input", "8x32"), 2, ["does not name a model", "timm:NAME"]),
@@ -168,6 +184,25 @@ def test_failures_say_what_to_do_and_leave_nothing(args, status, said, net, tmp_
         assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_ends_quickly_and_leaves_nothing(net, tmp_path):
+    command = [sys.executable, "-m", "torchatlas.cli", "capture", f"{net}:Slow", "--input", "8x2"]
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [*command, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        assert running.stdout.readline() == "running\n"
+        begin = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+        assert (running.returncode, said.strip()) == (130, "")
+    assert time.monotonic() - begin < 50  # it was to sleep for longer
+    assert not out.exists() and not list(tmp_path.iterdir())
 
 
 def test_cost_over_symbolic_sizes(net, tmp_path):

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import torchatlas as ta
-from models import OLD_TORCH
 
 IDS = torch.arange(16).view(2, 8) % 13
 TINY = {
@@ -187,13 +186,6 @@ def make(name: str) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     model, example = (part() for part in MODELS[name])
     return model.train(), example
-
-
-def params() -> list[Any]:
-    """Return the names for `parametrize`; those that torch itself gets wrong are marked so."""
-    why = "fake _grouped_mm took no float32"
-    wrong = pytest.mark.xfail(OLD_TORCH, reason=why, strict=True)
-    return [pytest.param(name, marks=wrong) if name == "mixtral" else name for name in MODELS]
 
 
 @lru_cache(maxsize=64)

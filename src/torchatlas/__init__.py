@@ -19,7 +19,7 @@ It is a networkx `DiGraph` whose node ids are paths, and whose keys are plain Py
 1280
 
 ``graph.summary()`` is the module tree as a table, and ``graph.export("model.onnx")``, ``.dot``
-and ``.json`` write files; `load` reads a ``.json`` back.
+and ``.json`` write files; `load` reads a ``.json`` back, and ``.pt2`` and ``.onnx`` files too.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ Arguments = Annotated[
     list[str], typer.Option("--arg", help="Argument of the model's constructor, name=value.")
 ]
 Train = Annotated[bool, typer.Option("--train", help="Training mode in place of eval mode.")]
-Frontend = Annotated[str, typer.Option(help="auto, export, fx or trace.")]
+Frontend = Annotated[str, typer.Option(help="auto, trace, export or fx.")]
 Mode = Annotated[
     str, typer.Option(help="forward, or training: forward, loss and backward as one graph.")
 ]

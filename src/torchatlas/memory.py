@@ -363,7 +363,7 @@ def _read_backward(graph: _DiGraph, found: Lifetimes) -> set[int]:
     return {
         id(found.behind[source][use.output])
         for source, target, edge in graph.edges(data=True)
-        if graph.nodes[target].get("phase") == "backward"
+        if graph.nodes[target]["kind"] == "op" and graph.nodes[target].get("phase") == "backward"
         # The gradient of the loss is a one of its shape: the loss itself is not read.
         if graph.nodes[target]["op"] != "aten.ones_like"
         for use in edge["uses"]

@@ -246,9 +246,7 @@ class NodeAttrs(TypedDict, total=False):
     gradient_of: Annotated[
         str, Field("parameter whose gradient an output is, or an op adds to", "frontends")
     ]
-    state_of: Annotated[
-        str, Field("parameter that state of an optimizer belongs to", "frontends")
-    ]
+    state_of: Annotated[str, Field("parameter that state of an optimizer belongs to", "frontends")]
     # cost
     params: Annotated[Dim, Field("elements of a parameter", "annotations.params")]
     param_bytes: Annotated[Dim, Field("size of a parameter", "annotations.params", "B")]

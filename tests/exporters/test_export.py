@@ -132,9 +132,9 @@ def test_failed_write_leaves_the_old_file_and_no_other(captured, tmp_path, monke
 
 
 def test_load_of_something_else(tmp_path):
-    (tmp_path / "model.pt2").write_bytes(b"PK")
-    with pytest.raises(FormatError, match=r"only \.json"):
-        ta.load(tmp_path / "model.pt2")
+    (tmp_path / "model.pt").write_bytes(b"PK")
+    with pytest.raises(FormatError, match=r"one of \.json, \.onnx, \.pt2"):
+        ta.load(tmp_path / "model.pt")
     with pytest.raises(FormatError, match="No such file"):
         ta.load(tmp_path / "no.json")
 

@@ -20,6 +20,7 @@ import models
 import onnx_files
 import torchatlas as ta
 from onnx_files import all_nodes, call, difference, facts, load, refer, run
+from torchatlas.errors import FormatError
 from torchatlas.exporters.onnx_metadata import properties, text
 from torchatlas.exporters.onnx_model import render
 from torchatlas.graph import op_nodes
@@ -73,7 +74,7 @@ def made(name: str):
 
 @pytest.fixture(scope="session")
 def graph_of():
-    return lru_cache(maxsize=64)(lambda name: ta.capture(*made(name)))
+    return lru_cache(maxsize=64)(lambda name: ta.capture(*made(name), frontend="export"))
 
 
 @pytest.fixture(scope="session")
@@ -282,3 +283,19 @@ def test_files_are_the_same_from_any_folder_and_process(tmp_path):
         )  # fmt: skip
         found.add(ran.stdout)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["tiny", "shared_and_tied", "bert"])
+def test_a_traced_graph_is_exported_first(name, graph_of):
+    graph = ta.capture(*made(name))
+    assert graph.graph["frontend"] == "trace"
+    assert render(graph).content == render(graph_of(name)).content
+
+
+def test_why_a_traced_graph_cannot_be_exported():
+    graph = ta.capture(lambda x: x if x.sum() > 0 else -x, torch.ones(2))
+    with pytest.raises(FormatError, match=r"torch\.export cannot capture this model"):
+        render(graph)
+    step = ta.capture(nn.Linear(2, 2), torch.ones(1, 2), mode="training")
+    with pytest.raises(FormatError, match="forward pass"):
+        render(step)

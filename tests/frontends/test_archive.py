@@ -764,9 +764,9 @@ RELU = node("relu", "torch.ops.aten.relu.default", self=named("x"))
         (deep("torch_version"), "nested too deeply|Expected"),
         (deep("requires_grad"), "nested too deeply"),
         (nested(33), "nested more than 32 graphs deep|nested too deeply"),
-        (json.dumps(program()).replace('"minor": 20', '"minor": NaN').encode(), "malformed"),
-        (json.dumps(program()).replace('"minor": 20', '"minor": 1e999').encode(), "range"),
-        (json.dumps(program()).replace('"minor": 20', '"minor": ' + "9" * 401).encode(), "<="),
+        (json.dumps(program()).replace('"major": 8', '"major": NaN').encode(), "malformed"),
+        (json.dumps(program()).replace('"major": 8', '"major": 1e999').encode(), "range"),
+        (json.dumps(program()).replace('"major": 8', '"major": ' + "9" * 401).encode(), "<="),
         (json.dumps(program()).replace('"minor": 20', '"minor": 1, "minor": 1').encode(), "twice"),
         (without("nodes"), "missing required field `nodes`"),
         (program(nodes=3), r"\$\.graph_module\.graph\.nodes"),
@@ -793,7 +793,7 @@ RELU = node("relu", "torch.ops.aten.relu.default", self=named("x"))
         ),
         (
             program(nodes=[node("relu", "torch.ops.aten.relu.default", self={"as_new": 1})]),
-            "has 0 kinds of value that are known",
+            "the node 'relu' has 0 kinds of value that are known",
         ),
         (
             program(
@@ -801,7 +801,7 @@ RELU = node("relu", "torch.ops.aten.relu.default", self=named("x"))
                     node("relu", "torch.ops.aten.relu.default", self={**named("x"), "as_int": 1})
                 ]
             ),
-            "has 2 kinds of value",
+            "the node 'relu' has 2 kinds of value",
         ),
         (program(inputs=[]), "the graph has 0 inputs, but 1 are described"),
         (program(inputs=[named("y")]), "input 0 of the graph is 'y', and described as 'x'"),

@@ -12,7 +12,6 @@ from torchatlas.frontends.torch_api import TESTED_VERSIONS
 from torchatlas.schema import Use
 
 
-
 @pytest.fixture(params=["trace", "export"])
 def captured(request, captured, exported):
     """The models as both front ends see them, which here is the same."""

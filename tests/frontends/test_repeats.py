@@ -180,7 +180,11 @@ def test_results_that_are_arguments_views_and_trees():
     class Chain(Stack):
         def call(self, block, x, i):
             found = block(x, mask=self.mask)
-            assert found["x"] is x and found["mask"] is self.mask and found["pair"][1:] == [3, None, "text"]
+            assert (
+                found["x"] is x
+                and found["mask"] is self.mask
+                and found["pair"][1:] == [3, None, "text"]
+            )
             found["y"].mul_(2)
             return found["y"] + found["pair"][0]
 
@@ -427,7 +431,14 @@ def test_arguments_that_differ():
 
     class Gives(Stack):
         def call(self, block, x, i):
-            options = [{}, {"scale": 2}, {"scale": 2.0}, {"other": x}, {"other": x * 1}, {"scale": True}]
+            options = [
+                {},
+                {"scale": 2},
+                {"scale": 2.0},
+                {"other": x},
+                {"other": x * 1},
+                {"scale": True},
+            ]
             return block(x, **options[i])
 
     runs(Gives(Takes))

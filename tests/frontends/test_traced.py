@@ -17,7 +17,9 @@ ASKS_WHETHER_IT_IS_EXPORTED = {"bert", "t5", "clip", "mixtral"}
 and calls an operator of its own for grouped products."""
 
 
-@pytest.mark.parametrize("name", models.params(sorted(models.ALL.keys() - ASKS_WHETHER_IT_IS_EXPORTED)))
+@pytest.mark.parametrize(
+    "name", models.params(sorted(models.ALL.keys() - ASKS_WHETHER_IT_IS_EXPORTED))
+)
 def test_same_graph_as_export(name, captured, exported):
     if models.OLD_TORCH and name == "swin_t":
         pytest.skip("that torch.export calls lifted constants by their module")

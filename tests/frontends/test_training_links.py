@@ -11,9 +11,9 @@ from torch import nn
 import models
 import torchatlas as ta
 from torchatlas.graph import inputs_of, op_nodes
-from training_models import make, params, step
+from training_models import MODELS, make, step
 
-SMALL = ["tiny", "residual", "shared_and_tied", "dataclasses", "attention"]
+SMALL = ["tiny", "residual", "shared_and_tied", "dataclasses", "attention", "lstm"]
 
 
 def backward_ops(graph):
@@ -41,7 +41,7 @@ def check_backward(graph):
     assert without == ["aten.ones_like"]
 
 
-@pytest.mark.parametrize("name", params())
+@pytest.mark.parametrize("name", MODELS)
 def test_each_backward_op_has_its_forward_op_and_its_module(name):
     check_backward(step(name))
 
@@ -62,7 +62,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("name", params())
+@pytest.mark.parametrize("name", MODELS)
 def test_it_is_the_op_whose_formula_the_backward_op_is(name):
     graph = step(name)
     found = 0
@@ -156,7 +156,7 @@ def test_a_gradient_inside_the_forward_pass():
             torch.testing.assert_close(found, parameter.grad, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", params())
+@pytest.mark.parametrize("name", MODELS)
 def test_parameters_lead_to_their_gradients_and_back(name):
     graph, (model, _) = step(name), make(name)
     gradients = {n for n in graph if n.startswith("gradient/")}
@@ -164,6 +164,7 @@ def test_parameters_lead_to_their_gradients_and_back(name):
     assert set(linked.values()) == gradients and len(linked) == len(gradients)
     for parameter, gradient in linked.items():
         assert graph.nodes[gradient]["gradient_of"] == parameter
+        assert graph.nodes[gradient]["phase"] == "backward"
         assert graph.nodes[gradient]["target"] == f"gradient/{parameter}"
         made = inputs_of(graph, gradient)["value"]
         shape = graph.nodes[made[0]]["outputs"][made[1]].shape

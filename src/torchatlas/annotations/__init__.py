@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..errors import GraphError
 from ..graph import ModelGraph, op_nodes
+from ..names import body_id, join_body
 from .flops import flops
 from .formulas import Cost
 from .liveness import liveness
@@ -49,7 +50,7 @@ def annotate(graph: ModelGraph, *, strict: bool = False) -> ModelGraph:
 
 
 def _check_known(graph: ModelGraph) -> None:
-    unknown = [(name, node["op"]) for name, node in op_nodes(graph) if node["flops"] is None]
+    unknown = list(_unknown(graph))
     if unknown:
         names = ", ".join(sorted({op for _, op in unknown}))
         raise GraphError(
@@ -57,3 +58,13 @@ def _check_known(graph: ModelGraph) -> None:
             node=unknown[0][0],
             hint=f"give one: @torchatlas.flop_formula({unknown[0][1].replace('.', '::', 1)!r})",
         )
+
+
+def _unknown(graph: ModelGraph, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the ops whose cost nobody knows; for control flow those inside, if any."""
+    for name, node in op_nodes(graph):
+        if node["flops"] is None:
+            whole = prefix + name
+            parts = node.get("subgraphs", {}).items()
+            inside = [u for k, b in parts for u in _unknown(b, join_body(body_id(whole, k), ""))]
+            yield from inside or [(whole, node["op"])]

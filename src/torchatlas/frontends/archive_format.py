@@ -1,7 +1,7 @@
 """The texts inside a `.pt2` archive, typed: schema 8 of torch's export, written by torch 2.8 on.
 
-Fields that nothing here needs are skipped, as are those that a later torch adds; a field of the
-wrong type is refused by name.
+Fields that nothing here needs are skipped, as those that a later torch adds; wrong types are
+refused by name.
 """
 
 from __future__ import annotations
@@ -141,8 +141,7 @@ class Argument(Struct):
     as_float_lists: list[list[Float]] | UnsetType = UNSET
 
 
-POSITIONAL = 1
-"""Kind of an argument that is given by position."""
+POSITIONAL = 1  # the kind of an argument that is given by position
 
 
 class NamedArgument(Struct):
@@ -306,7 +305,6 @@ class Version(Struct):
     """The version of torch's schema."""
 
     major: Int
-    minor: Int
 
 
 class Program(Struct):
@@ -342,7 +340,6 @@ class TreeSpec(Struct):
 
 # -- reading -----------------------------------------------------------------------------------
 
-_REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)
 _HINT = "the file is damaged or forged, or made by another version of torch than 2.8 to 2.15"
 
 
@@ -371,7 +368,7 @@ def _decode(content: bytes, kind: Any, name: str, what: str) -> Any:
     try:
         found = msgspec.json.decode(content, type=kind)
         json.loads(content, object_pairs_hook=_refuse_duplicates)
-    except _REFUSED as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise FormatError(
             f"{name}: its {what} is no text of torch's schema: {reason[:300]}", hint=_HINT

@@ -11,8 +11,6 @@ from ..schema import SCALARS, Dim, TensorMeta
 from .archive_ops import Operator
 from .archive_strides import RESHAPES, dense_strides, strides_of, view_strides
 
-Static = tuple[int, ...]
-
 
 class Memory:
     """Follows which memory lies behind each value, by what operators are known to do."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..names import clean
-from ..records import RecordArg, Value
+from ..records import RecordArg
 from ..schema import Dim, TensorMeta
 from . import archive_format as form
 from . import archive_sizes
@@ -114,8 +114,6 @@ def _float(value: float | str) -> float | str:
 
 
 # -- names -------------------------------------------------------------------------------------
-
-_NUMBERS = {"as_sym_int": "SymInt", "as_sym_float": "SymFloat", "as_sym_bool": "SymBool"}
 
 
 class Scope:
@@ -264,27 +262,27 @@ def names_in(graph: form.Graph) -> Iterator[str]:
     """Yield every name that a node or an output of `graph` reads."""
     for node in graph.nodes:
         for given in node.inputs:
-            yield from _names(given.arg)
+            yield from _names(given.arg, f"the node {(node.name or node.target)[:80]!r}")
     for output in graph.outputs:
-        yield from _names(output)
+        yield from _names(output, "an output")
 
 
-def _names(value: Any) -> Iterator[str]:
+def _names(value: Any, where: str) -> Iterator[str]:
     match value:
         case form.Name(name=name):
             yield name
         case form.Argument() | form.SymArgument() | form.OptionalTensor():
-            kind, inner = form.only(value, "an argument")
+            kind, inner = form.only(value, where)
             if kind == "as_name":
                 yield inner
             elif kind != "as_graph":
-                yield from _names(inner)
+                yield from _names(inner, where)
         case list():
             for item in value:
-                yield from _names(item)
+                yield from _names(item, where)
         case dict():
             for item in value.values():
-                yield from _names(item)
+                yield from _names(item, where)
 
 
 def produced(arg: form.Argument, where: str) -> list[tuple[str, str | None]]:
@@ -308,8 +306,3 @@ def produced(arg: form.Argument, where: str) -> list[tuple[str, str | None]]:
     if kind in ("as_int", "as_float", "as_bool", "as_custom_obj"):
         return [("none", None)]
     raise FormatError(f"{where} produces {kind}", hint="a later torch may have written it")
-
-
-def is_value(arg: Any) -> bool:
-    """Say whether an argument is a tensor or number that flows."""
-    return isinstance(arg, Value)

@@ -55,7 +55,7 @@ class _Call:
         node = self.tracer.graph.call_function(self.op, inputs, named)
         if not self.tracer._hold:
             _forget_probes(node)
-        node.meta["phase"] = self.tracer.phase
+        node.meta.update(phase=self.tracer.phase, modes=torch_api.modes())
         self.tracer._attribute(node, self.args)
         self.tracer._results(node, result)
         return result
@@ -68,7 +68,7 @@ class _Call:
                 hint="use a scan, or capture without mode='training'",
             )
         with torch.no_grad():  # or torch would trace the gradients too, now
-            if self.info.op != "higher_order.while_loop":
+            if self.info.op != "higher_order.while_loop" or self.tracer.real:
                 return self.op(*self.args, **self.kwargs)
             # torch's own way needs symbolic sizes; what a loop returns is like what it carries.
             carried = self.taken.args["carried_inputs"]
@@ -180,7 +180,7 @@ class _Body(Tracer):
     def __init__(self, outer: Tracer, lifted: list[torch.Tensor]) -> None:
         self.__dict__.update(outer.__dict__)  # the model, which of its modules run, the phase
         self.root, self.graph, self.constants = nn.Module(), fx.Graph(), []
-        self._known, self._by_storage = {}, {}
+        self._known, self._by_storage, self._objects = {}, {}, {}
         self._outer, self._lifted = outer, lifted
         self.running: Mapping[str, Any] | None = None
         """Where a graph is the body, metadata of the node of it that runs."""

@@ -21,7 +21,12 @@ Frozen = Any
 
 _DEEPEST = 6
 _BY_VALUE = (torch.dtype, torch.device, torch.layout, torch.memory_format, re.Pattern, range)
-_BY_IDENTITY = (types.BuiltinFunctionType, enum.Enum, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+_BY_IDENTITY = (
+    types.BuiltinFunctionType,
+    enum.Enum,
+    torch._ops.OpOverload,
+    torch._ops.OpOverloadPacket,
+)
 _OURS = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep)
 _PYTHON = (str(Path(os.__file__).parent) + os.sep, "<frozen")
 
@@ -287,7 +292,9 @@ def _is_generated(code: types.CodeType) -> bool:
 
 
 def _is_fixed(value: Any) -> bool:
-    return isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType | type)
+    return isinstance(
+        value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType | type
+    )
 
 
 class Environment:

@@ -131,6 +131,7 @@ def link_gradients(
     by_key = {record.key: record for record in records}
     for output, parameter in gradients.items():
         by_key[output].links["gradient_of"] = parameter
+        by_key[output].phase = "backward"
         by_key[parameter].links["gradient"] = output
     for state, parameter in states.items():
         by_key[state].links["state_of"] = parameter

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..errors import AtlasError, CaptureError, MissingExtraError, UsageError
 from ..names import clean
+from .state import check_structure
 from .weightless import fake_buffers, weightless
 
 _FORMS = "module:NAME, path/to/file.py:NAME, timm:NAME or hf:TYPE"
@@ -48,6 +49,7 @@ def load_model(
             f"{spec!r} makes a {type(made).__name__}, not a model",
             hint="name a class or a function that makes an nn.Module",
         )
+    check_structure(made)
     if mode is not None:
         fake_buffers(made, mode)
     return made

@@ -98,16 +98,9 @@ class Constants:
         self.tensors[tensor.name] = tensor
 
     def find_uses(
-        self,
-        calls: Iterable[Call],
-        operands: Callable[[NodeProto], Iterable[tuple[str, str]]],
-        own: bool,
+        self, calls: Iterable[Call], operands: Callable[[NodeProto], Iterable[tuple[str, str]]]
     ) -> None:
-        """Note who reads each constant, and as what; `operands` names the operands of a node.
-
-        In a file of torchatlas's `own`, an op that reads parameters says so: what translation
-        made for any other op is no weight.
-        """
+        """Note who reads each constant, and as what; `operands` names the operands of a node."""
         for call in calls:
             op = short_name(call.node)
             for operand, name in operands(call.node):
@@ -117,8 +110,6 @@ class Constants:
                     if self.as_literal(op, operand, name) is None:
                         tensor.needed = True
                         tensor.roles.add(role(op, operand))
-                        if own and "params" not in facts(call.node):
-                            tensor.roles.add("state")
             for name in captured(call.node):
                 if name in self.tensors:
                     self.tensors[name].needed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def read(
     """
     model = parse(content, name)
     _fix(model, sizes or {})
+    _forget(model)
     calls = in_order(inline(model), model.graph)
     hand_down(model.graph, (call.node for call in calls))
     own = model.producer_name == onnx_own.PRODUCER
@@ -70,6 +72,21 @@ def _fix(model: ModelProto, sizes: Mapping[str, int]) -> None:
         found = names.named(dim.dim_param)
         if isinstance(found, int):
             dim.dim_value = found
+
+
+def _forget(model: ModelProto) -> None:
+    """Let go of names that stand for one dimension of one output only.
+
+    TorchScript's exporter gives them (``Gemm188_dim_0``) to what inference finds a better word for.
+    """
+    graph = model.graph
+    infos = (*graph.input, *graph.output, *graph.value_info)
+    dims = [dim for info in infos for dim in info.type.tensor_type.shape.dim]
+    times = Counter(dim.dim_param for dim in dims)
+    for info in graph.output:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param.isidentifier() and times[dim.dim_param] == 1:
+                dim.ClearField("dim_param")
 
 
 def _attrs(

@@ -41,7 +41,8 @@ class Reader:
 
     `outer` has, for each value that a nested graph reads of those around it, the path of the
     argument that brings it and its metadata; `stands_for` the paths for its declared inputs.
-    `shapes` has those that inference did not find.
+    `shapes` has those that inference did not find, and `module` is where nodes are that say
+    nothing of their own.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Reader:
         context: Context,
         outer: Mapping[str, tuple[str, TensorMeta | None]] | None = None,
         shapes: Mapping[str, tuple[Dim, ...]] | None = None,
+        module: str = "",
     ) -> None:
         self.graph, self.types, self.context = graph, types, context
         self.shapes = shapes or {}
@@ -64,11 +66,11 @@ class Reader:
         self._storages: dict[Value, Hashable] = {}
         self._constants = Constants(graph, calls)
         self._calls = self._constants.rest
-        self._constants.find_uses(self._calls, self._operands, context.own)
-        self._paths = self._find_modules(calls)
+        self._constants.find_uses(self._calls, self._operands)
+        self._paths = self._find_modules(calls, module)
         self._results = {info.name for info in graph.output}
 
-    def _find_modules(self, calls: Sequence[Call]) -> dict[int, str]:
+    def _find_modules(self, calls: Sequence[Call], module: str) -> dict[int, str]:
         """Return the module of every node, once the classes of all modules are known."""
         scopes = self.context.scopes
         if self.context.own:
@@ -76,7 +78,7 @@ class Reader:
             for told in (*weights, *map(facts, self.graph.input)):
                 if "module" in told:
                     scopes.told(told)
-        return {id(call): scopes.path(call) for call in calls}
+        return {id(call): scopes.path(call) or module for call in calls}
 
     def read(self) -> list[OpRecord]:
         """Return the records of the graph, in the order of execution."""
@@ -188,51 +190,55 @@ class Reader:
         """Say whether a node of torchatlas only gives a value the name of an output."""
         if not self.context.own or node.op_type != "Identity" or node.domain:
             return False
-        return (
-            len(node.output) == 1
-            and node.output[0] in self._results
-            and node.name in (node.output[0], facts(node).get("id", ""))
-        )
+        if len(node.input) != 1 or len(node.output) != 1 or node.input[0] not in self._env:
+            return False
+        (name,) = node.output
+        return name in self._results and name in (node.name, facts(node).get("id", ""))
 
     def _op(self, call: Call) -> None:
-        node, told = call.node, facts(call.node)
-        key = f"op:{len(self.records)}"
+        node, names = call.node, _outputs(call.node)
         is_own = self.context.own and node.domain == onnx_own.DOMAIN
-        if is_own:
-            op, overload = onnx_own.name_of(node)
-            operands = [self._env[name] if name else None for name in node.input]
-            args = onnx_own.arguments(node, told, operands, self.context.sizes)
-            tags, writes = (onnx_own.texts(told.get(k, "")) for k in ("tags", "writes"))
-        else:
-            op, overload = f"onnx.{clean(short_name(node))}", ""
-            args, writes = self._arguments(node), ()
-            tags = (
-                ("view",) if _hands_on(node, args, self._version("")) else tags_of(short_name(node))
-            )
-        metas = tuple(self._meta(name) if name else None for name in _outputs(node))
-        if is_own:
-            metas = onnx_own.told(metas, told)
-        record = OpRecord(
-            key=key,
+        record = self._own(node) if is_own else self._foreign(node)
+        record.key = f"op:{len(self.records)}"
+        metas = tuple(self._meta(name) if name else None for name in names)
+        record.outputs = onnx_own.told(metas, facts(node)) if is_own else metas
+        record.storages = self._shared(record)
+        record.stack = self.context.scopes.stack(self._paths[id(call)])
+        record.subgraphs = self._bodies(call)
+        self.records.append(record)
+        for i, name in enumerate(names):
+            self._env[name] = Value(record.key, i)
+            self._by_value[Value(record.key, i)] = record.outputs[i]
+
+    def _own(self, node: NodeProto) -> OpRecord:
+        """Return the record of an op as torchatlas wrote it, under its own name."""
+        told, sizes = facts(node), self.context.sizes
+        op, overload = onnx_own.name_of(node)
+        operands = [self._operand(node, "", name) for name in node.input]
+        return OpRecord(
+            key="",
             kind="op",
             op=op,
             overload=overload,
-            target="" if is_own else node.name,
-            args=args,
-            outputs=metas,
-            storages=self._shared(key, args, tags, writes, len(metas)),
-            stack=self.context.scopes.stack(self._paths[id(call)]),
-            writes=writes,
-            tags=tags,
-            subgraphs=self._bodies(call),
-            trips=onnx_own.trips(told, self.context.sizes)
-            if is_own
-            else trips(node, args, self._by_value.get, self._version("")),
+            args=onnx_own.arguments(node, told, operands, sizes),
+            writes=onnx_own.texts(told.get("writes", "")),
+            tags=onnx_own.texts(told.get("tags", "")),
+            trips=onnx_own.trips(told, sizes),
         )
-        self.records.append(record)
-        for i, name in enumerate(_outputs(node)):
-            self._env[name] = Value(key, i)
-            self._by_value[Value(key, i)] = metas[i]
+
+    def _foreign(self, node: NodeProto) -> OpRecord:
+        """Return the record of an op of ONNX."""
+        args, version = self._arguments(node), self._version("")
+        name = short_name(node)
+        return OpRecord(
+            key="",
+            kind="op",
+            op=f"onnx.{clean(name)}",
+            target=node.name,
+            args=args,
+            tags=("view",) if _hands_on(node, args, version) else tags_of(name),
+            trips=trips(node, args, self._by_value.get, version),
+        )
 
     def _version(self, domain: str) -> int:
         return self.context.versions.get(domain, 1)
@@ -273,32 +279,27 @@ class Reader:
         found = self._constants.as_literal(short_name(node), operand, name)
         return self._env[name] if found is None else found
 
-    def _shared(
-        self,
-        key: str,
-        args: Mapping[str, RecordArg],
-        tags: Sequence[str],
-        writes: Sequence[str],
-        count: int,
-    ) -> tuple[Hashable | None, ...]:
+    def _shared(self, record: OpRecord) -> tuple[Hashable | None, ...]:
         """Return the memory behind the results: a view's is that of the operand it shows."""
-        if not count or not (writes or "view" in tags):
+        count = len(record.outputs)
+        if not count or not (record.writes or "view" in record.tags):
             return ()
-        if writes:
-            bases = [arg for name in writes for arg in _values_in(args.get(name))]
-            shared = [self._storages.get(base, base) for base in bases[:count]]
-            own: tuple[Hashable | None, ...] = (
-                *shared,
-                *(None for _ in range(count - len(shared))),
-            )
+        bases: list[Value | None] = []
+        if record.writes:
+            for name in record.writes:
+                bases += _values_in(record.args.get(name))
         else:
-            bases = [value for arg in args.values() for value in _values_in(arg)][:1]
-            base = self._storages.get(bases[0], bases[0]) if bases else None
-            own = (base,) * count
-        for i, storage in enumerate(own):
+            shown = [value for arg in record.args.values() for value in _values_in(arg)]
+            bases += shown[:1] * count
+        bases = [*bases[:count], *[None] * (count - len(bases))]
+        storages = tuple(None if base is None else self._memory(base) for base in bases)
+        for i, storage in enumerate(storages):
             if storage is not None:
-                self._storages[Value(key, i)] = storage
-        return own
+                self._storages[Value(record.key, i)] = storage
+        return storages
+
+    def _memory(self, value: Value) -> Hashable:
+        return self._storages.get(value, value)
 
     # -- nested graphs ---------------------------------------------------------------------
 
@@ -321,7 +322,8 @@ class Reader:
                 }
                 inside = [Call(inner, call.frames) for inner in graph.node]
                 inside = in_order(inside, graph, reads)
-                reader = Reader(graph, inside, types, self.context, outer)
+                module = self._paths[id(call)]
+                reader = Reader(graph, inside, types, self.context, outer, module=module)
                 for position, info in enumerate(graph.input):
                     reader.stands_for[info.name] = body_argument(node, position) or info.name
                 name = attribute.name if len(graphs(attribute)) == 1 else f"{attribute.name}_{i}"

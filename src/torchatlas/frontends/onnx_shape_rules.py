@@ -115,6 +115,14 @@ def _matmul(given: Given) -> Sequence[Any] | None:
     return [*_together(a[:-2], b[:-2]), a[-2], b[-1]]
 
 
+def _gemm(given: Given) -> Sequence[Any] | None:
+    a, b = given.shape(0), given.shape(1)
+    if a is None or b is None:
+        return None
+    rows, columns = (given.attributes.get(name, 0) for name in ("transA", "transB"))
+    return [a[1 if rows else 0], b[0 if columns else 1]]
+
+
 def _windows(given: Given, kernel: Sequence[int], channels: Any) -> Sequence[Any] | None:
     """Slide a window: ``floor((n + pads - dilation (k - 1) - 1) / stride) + 1`` places."""
     import sympy
@@ -301,6 +309,7 @@ _RULES: Mapping[str, Rule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Expand": _expand,
+    "Gemm": _gemm,
     "LpPool": _pool,
     "MatMul": _matmul,
     "MaxPool": _pool,

@@ -16,7 +16,7 @@ from ..schema import Dim, TensorMeta
 from .onnx_arithmetic import Given, Small, evaluate, small
 from .onnx_functions import domain
 from .onnx_inference import Types, dimensions, infer
-from .onnx_proto import literal, values
+from .onnx_proto import graphs, literal, values
 from .onnx_shape_rules import Shape, shape_of
 from .onnx_sizes import Sizes, symbols_of
 
@@ -72,7 +72,15 @@ def _solver(model: ModelProto, types: Types, sizes: Sizes) -> Solver:
         metas=metas,
         values={name: found for name, found in tensors.items() if found is not None},
         is_unranked=sizes.is_unranked,
+        body_shape=lambda node, name: _shape_inside(types, sizes, node, name),
     )
+
+
+def _shape_inside(types: Types, sizes: Sizes, node: NodeProto, name: str) -> Shape | None:
+    """Return the shape of a value in the only body of a node."""
+    inside = types.bodies.get((tuple(node.output), "body", 0), Types())
+    meta = sizes.meta(inside.values[name]) if name in inside.values else None
+    return None if meta is None or sizes.is_unranked(meta) else meta.shape
 
 
 def _declared(
@@ -102,14 +110,16 @@ class Solver:
     """Walks a graph in order, and finds what unknown dimensions are.
 
     `given` are the names of symbols that the inputs have: only others are solved for. `metas`
-    has what inference found by the names of values, and `values` the small tensors. `ranked` are
-    the shapes of tensors of which inference did not know the rank.
+    has what inference found by the names of values, and `values` the small tensors; `body_shape`
+    tells the shape of a value in the body of a node. `ranked` are the shapes of tensors of which
+    inference did not know the rank.
     """
 
     given: frozenset[str]
     metas: Mapping[str, TensorMeta | None]
     values: dict[str, Small]
     is_unranked: Callable[[TensorMeta], bool]
+    body_shape: Callable[[NodeProto, str], Shape | None]
     ranked: dict[str, Shape] = field(default_factory=dict)
     _solved: dict[Any, Dim] = field(default_factory=dict)
     _mentioned: dict[Any, set[Any]] = field(default_factory=dict)
@@ -122,6 +132,9 @@ class Solver:
         """Solve for the sizes of all results of `nodes`."""
         for node in nodes:
             if domain(node.domain) or not node.output:
+                continue
+            if node.op_type == "Loop":
+                self._loop(node)
                 continue
             given = self._given(node)
             self._result(node, given)
@@ -157,6 +170,20 @@ class Solver:
             attributes={attribute.name: literal(attribute) for attribute in node.attribute},
             is_integer=meta is None or meta.dtype.startswith(("int", "uint", "bool")),
         )
+
+    def _loop(self, node: NodeProto) -> None:
+        """Give what a Loop carries from run to run its shape, where the body keeps it."""
+        bodies = [graph for attribute in node.attribute for graph in graphs(attribute)]
+        carried = zip(node.output, node.input[2:], strict=False)
+        for i, (result, start) in enumerate(carried):
+            if len(bodies) != 1 or self._shape(result) is not None or result not in self.metas:
+                continue
+            before, after = (
+                self.body_shape(node, info.name)
+                for info in (*bodies[0].input[2 + i : 3 + i], *bodies[0].output[1 + i : 2 + i])
+            )
+            if before is not None and before == after == self._shape(start):
+                self.ranked[result] = before
 
     def _result(self, node: NodeProto, given: Given) -> None:
         """Compare what a rule says of the shape of a node's result with what is known of it."""

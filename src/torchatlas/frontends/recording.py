@@ -134,7 +134,7 @@ class Recording:
             "modules": types,
             "dropped": dict(sorted(recorder.dropped.items())),
         }
-        if tracer.real:
+        if tracer.decisions:
             attrs |= {"specialised": True, "decisions": tuple(tracer.decisions)}
         return Capture(recorder.records, attrs, program, self.given)
 

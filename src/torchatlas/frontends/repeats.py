@@ -9,18 +9,17 @@ layer, where the first call was seen not to read it.
 
 from __future__ import annotations
 
-import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from . import metadata, torch_api
+from .calls import Call, Incomparable, describe, distinct, drawn, known, meta_of, pattern, rebuild
 from .frozen import (
     Environment,
     Freezer,
@@ -31,7 +30,6 @@ from .frozen import (
     has_hooks,
 )
 from .segments import Segment
-from .state import walk
 
 if TYPE_CHECKING:
     from .dispatch import Tracer
@@ -42,122 +40,6 @@ _MOST_TEMPLATES = 16
 
 _MOST_IN_VAIN = 1
 """How many calls in a row may differ from the traced ones in their attributes alone."""
-
-
-class _Incomparable(Exception):  # noqa: N818  # not an error: the call is traced as it is
-    """A call that cannot be told to be like another one."""
-
-
-# -- arguments and results ---------------------------------------------------------------------
-
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_PLAIN_TYPES = frozenset((*_PLAIN, torch.layout, torch.memory_format, torch.Size))
-
-
-def _describe(value: Any, tensors: dict[int, torch.Tensor]) -> Any:
-    """Return `value` as something hashable, with tensors by number; add those to `tensors`."""
-    kind = type(value)
-    if isinstance(value, torch.Tensor):
-        if kind is not torch_api.FakeTensor:
-            raise _Incomparable
-        tensors.setdefault(id(value), value)
-        return kind, list(tensors).index(id(value))
-    if kind in _PLAIN_TYPES:
-        return kind, repr(value) if kind is float or kind is complex else value
-    if kind is tuple or kind is list:
-        return (kind, *(_describe(item, tensors) for item in value))
-    if kind is dict:
-        return (kind, *((str(key), _describe(item, tensors)) for key, item in value.items()))
-    raise _Incomparable
-
-
-def _rebuild(described: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    kind, *items = described
-    if kind is torch_api.FakeTensor:
-        return tensors[items[0]]
-    if kind is tuple or kind is list:
-        return kind(_rebuild(item, tensors) for item in items)
-    if kind is dict:
-        return {key: _rebuild(item, tensors) for key, item in items}
-    return kind(items[0]) if kind is float or kind is complex else items[0]
-
-
-def _meta(tensor: torch.Tensor) -> tuple[Any, ...]:
-    if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
-        raise _Incomparable
-    where = tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.device
-    return (*where, tensor.requires_grad, tensor.is_leaf)
-
-
-def _pattern(items: Sequence[Any]) -> tuple[int, ...]:
-    """Return, for every item, the position of the first one that equals it."""
-    first: dict[Any, int] = {}
-    return tuple(first.setdefault(item, i) for i, item in enumerate(items))
-
-
-def _modes() -> tuple[Any, ...]:
-    """Return what torch itself is set to, as far as it changes which operators run."""
-    return (
-        torch_api.modes(),
-        torch.is_inference_mode_enabled(),
-        torch.get_default_dtype(),
-        torch_api.function_modes(),
-    )
-
-
-def _random() -> tuple[Any, ...]:
-    """Return the state of the generators that Python code may draw from."""
-    numpy = sys.modules.get("numpy.random")
-    drawn = () if numpy is None else numpy.get_state()
-    return random.getstate(), *(x.tobytes() if hasattr(x, "tobytes") else x for x in drawn)
-
-
-# -- calls -------------------------------------------------------------------------------------
-
-
-def _distinct(module: nn.Module) -> list[nn.Module]:
-    return list({id(inner): inner for _, inner in walk(module)}.values())
-
-
-class _Call:
-    """A module call, with all that it is given: arguments, parameters and buffers."""
-
-    def __init__(
-        self, module: nn.Module, subtree: Sequence[nn.Module], args: Any, kwargs: Any
-    ) -> None:
-        self.module, self.subtree, self.args, self.kwargs = module, subtree, args, kwargs
-        given: dict[int, torch.Tensor] = {}
-        described = _describe(args, given), _describe(kwargs, given)
-        self.arguments = len(given)
-        state = [
-            tensor
-            for inner in subtree
-            for tensor in (*inner._parameters.values(), *inner._buffers.values())
-            if tensor is not None
-        ]
-        tensors = [*given.values(), *state]
-        if any(type(tensor) is not torch_api.FakeTensor for tensor in state):
-            raise _Incomparable
-        self.tensors = tensors
-        self.key = (
-            described,
-            tuple(map(_meta, tensors)),
-            _pattern([id(tensor) for tensor in tensors]),
-            _pattern([torch_api.storage_of(tensor) for tensor in tensors]),
-            _modes(),
-        )
-
-    def described(self) -> Any:
-        """Return the arguments as they are now."""
-        given: dict[int, torch.Tensor] = {}
-        return _describe(self.args, given), _describe(self.kwargs, given)
-
-
-def _known(nodes: Iterable[fx.Node | None]) -> list[fx.Node]:
-    found = list(nodes)
-    if None in found:
-        raise _Incomparable
-    return cast(list[fx.Node], found)
 
 
 @dataclass(slots=True)
@@ -251,7 +133,7 @@ class Repeats:
         self._alike: dict[int, int] = {}
         self._number(model)
         self._members: dict[int, list[nn.Module]] = {}
-        for module in _distinct(model):
+        for module in distinct(model):
             self._members.setdefault(self._alike[id(module)], []).append(module)
         self._templates: dict[Any, list[_Template]] = {}
         self._hopeless: set[Any] = set()
@@ -299,8 +181,8 @@ class Repeats:
         if number is None or not self._may_repeat(module, number):
             return original(module, *args, **kwargs)
         try:
-            call = _Call(module, self._subtree(module), args, kwargs)
-        except _Incomparable:
+            call = Call(module, self._subtree(module), args, kwargs)
+        except Incomparable:
             return original(module, *args, **kwargs)
         key = number, call.key
         if key in self._hopeless or self._in_vain[number] > _MOST_IN_VAIN:
@@ -330,20 +212,18 @@ class Repeats:
     def _subtree(self, module: nn.Module) -> list[nn.Module]:
         found = self._subtrees.get(id(module))
         if found is None:
-            found = self._subtrees[id(module)] = _distinct(module)
+            found = self._subtrees[id(module)] = distinct(module)
         return found
 
     # -- the first call of its kind --------------------------------------------------------
 
-    def _trace(
-        self, original: Callable[..., Any], call: _Call, number: int, key: Any
-    ) -> Any:
+    def _trace(self, original: Callable[..., Any], call: Call, number: int, key: Any) -> Any:
         subtree, reads = call.subtree, Reads()
         others = [m for m in self._members[number] if m is not call.module][:2]
         differing = self._differing(subtree, [self._subtree(other) for other in others])
         freeze = Freezer(None, {id(m): i for i, m in enumerate(subtree)})
         before = [{name: freeze(value) for name, value in attributes(m)} for m in subtree]
-        drawn, tensors = _random(), [id(tensor) for tensor in call.tensors]
+        generators, tensors = drawn(), [id(tensor) for tensor in call.tensors]
         twins = Counter(self._alike[id(m)] for m in subtree if id(m) in self._alike)
         self._scopes.append((reads, twins, {id(subtree[i]) for i in differing}))
         reads.keep(class_attributes(subtree))
@@ -358,16 +238,16 @@ class Repeats:
                 self._scopes[-1][0].add(reads)
         unread = {(i, n) for i, names in differing.items() for n in names} - read
         try:
-            after = _Call(call.module, subtree, call.args, call.kwargs)
+            after = Call(call.module, subtree, call.args, call.kwargs)
             unchanged = after.key == call.key and [id(t) for t in after.tensors] == tensors
             again = Freezer(None, {id(m): i for i, m in enumerate(subtree)})
             for module, held in zip(subtree, before, strict=True):
                 unchanged &= {n: again(value) for n, value in attributes(module)} == held
-            same = drawn == _random() and reads.is_pure()
+            same = generators == drawn() and reads.is_pure()
             if not (unchanged and same and reads.is_bounded()):
-                raise _Incomparable
+                raise Incomparable
             template = self._template(call, nodes, reads, frozenset(unread), result, last, line)
-        except _Incomparable:
+        except Incomparable:
             self._hopeless.add(key)
             return result
         kept = self._templates.setdefault(key, [])
@@ -397,7 +277,7 @@ class Repeats:
 
     def _template(
         self,
-        call: _Call,
+        call: Call,
         nodes: Sequence[fx.Node | None],
         reads: Reads,
         unread: frozenset[tuple[int, str]],
@@ -406,7 +286,7 @@ class Repeats:
         line: str,
     ) -> _Template:
         if any(map(has_hooks, call.subtree)):
-            raise _Incomparable
+            raise Incomparable
         environment = Environment(reads, call.subtree)
         freeze = Freezer(environment.names, {id(m): i for i, m in enumerate(call.subtree)})
         held = [
@@ -414,18 +294,18 @@ class Repeats:
             for i, m in enumerate(call.subtree)
         ]
         made: dict[int, torch.Tensor] = {}
-        described = _describe(result, made)
+        described = describe(result, made)
         results = list(made.values())
         segment = Segment.after(
             last,
             self._tracer,
-            operands=_known(nodes),
-            results=_known(map(self._tracer.find, results)),
+            operands=known(nodes),
+            results=known(map(self._tracer.find, results)),
             paths=[self._tracer.path_of(module) for module in call.subtree],
             line=line,
         )
         if freeze.opaque or environment.opaque or segment is None:
-            raise _Incomparable
+            raise Incomparable
         given = [id(tensor) for tensor in call.tensors]
         memory = [torch_api.storage_of(tensor) for tensor in call.tensors]
         origins = [given.index(id(t)) if id(t) in given else None for t in results]
@@ -434,9 +314,9 @@ class Repeats:
         bases = [memory.index(s) if s in memory else None for s in shared]
         own = [s for s in fresh if s not in memory]
         if len(set(own)) < len(own):
-            raise _Incomparable  # two results on one memory, which the call has set aside
+            raise Incomparable  # two results on one memory, which the call has set aside
         for tensor in results:
-            _meta(tensor)
+            meta_of(tensor)
         return _Template(
             segment, call.subtree, held, unread, environment, reads, described, results,
             origins, bases, segment.read,
@@ -444,14 +324,14 @@ class Repeats:
 
     # -- another one -----------------------------------------------------------------------
 
-    def _repeat(self, template: _Template, call: _Call) -> tuple[Any] | None:
+    def _repeat(self, template: _Template, call: Call) -> tuple[Any] | None:
         """Write down the traced call again; return what `call` returns, None where that fails."""
         tracer, segment = self._tracer, template.segment
         try:
-            nodes = _known(map(tracer.find, call.tensors))
-        except _Incomparable:
+            nodes = known(map(tracer.find, call.tensors))
+        except Incomparable:
             return None
-        if _pattern(nodes) != segment.pattern:
+        if pattern(nodes) != segment.pattern:
             return None
         with tracer.paused():
             made = self._make(template, call)
@@ -463,9 +343,9 @@ class Repeats:
         if self._scopes:
             self._scopes[-1][0].add(template.reads)
         self.count += 1
-        return (_rebuild(template.result, made),)
+        return (rebuild(template.result, made),)
 
-    def _make(self, template: _Template, call: _Call) -> list[torch.Tensor] | None:
+    def _make(self, template: _Template, call: Call) -> list[torch.Tensor] | None:
         """Make tensors like those that the traced call returned."""
         made: list[torch.Tensor] = []
         rows = zip(template.results, template.origins, template.bases, strict=True)
@@ -480,7 +360,7 @@ class Repeats:
                     return None
             else:
                 new = torch_api.fake_result(result)
-            if _meta(new) != _meta(result):
+            if meta_of(new) != meta_of(result):
                 return None
             made.append(new)
         return made

@@ -111,6 +111,7 @@ _FAKE_WORDS = (
     "NestedTensorImpl",
     "shape_env must not be None",  # nested tensors again, in the jagged layout
     "ignore_fresh_unbacked_symbols",  # a while_loop
+    "Expected inputs of BF16 type but got mat_a",  # torch 2.11's grouped product, which runs
 )
 
 
@@ -450,7 +451,9 @@ def function_modes() -> int:
 def has_module_hooks() -> bool:
     """Say whether hooks are registered that run around the calls of all modules."""
     hooks = torch.nn.modules.module
-    names = [name for name in vars(hooks) if name.startswith("_global_") and "registration" not in name]
+    names = [
+        name for name in vars(hooks) if name.startswith("_global_") and "registration" not in name
+    ]
     return any(isinstance(held, dict) and bool(held) for held in map(vars(hooks).get, names))
 
 
@@ -511,7 +514,7 @@ def is_registered(value: Any) -> bool:
 
 
 def take_apart(value: Any) -> tuple[list[str], list[Any], Callable[[list[Any]], Any]] | None:
-    """Return the names of what the container `value` holds, its items, and how to make it of others.
+    """Return what the container `value` holds: names, items, and how to make it of other items.
 
     None for a leaf. Only one level is taken off.
     """
@@ -927,9 +930,10 @@ def find_operator(names: Sequence[str]) -> Any | None:
 def shared_arguments(op: torch._ops.OpOverload) -> tuple[str | None, ...]:
     """Return, for each result of `op`, the argument whose memory its schema says it may share.
 
-    >>> shared_arguments(torch.ops.aten.transpose.int), shared_arguments(torch.ops.aten.chunk.default)
+    >>> aten = torch.ops.aten
+    >>> shared_arguments(aten.transpose.int), shared_arguments(aten.chunk.default)
     (('self',), ('self',))
-    >>> shared_arguments(torch.ops.aten.topk.default)
+    >>> shared_arguments(aten.topk.default)
     (None, None)
     """
     behind: dict[str, str] = {}
@@ -940,11 +944,9 @@ def shared_arguments(op: torch._ops.OpOverload) -> tuple[str | None, ...]:
             spread = arg.name if "*" in arg.alias_info.after_set else spread
     found: list[str | None] = []
     for result in op._schema.returns:
-        names = [behind[a] for a in result.alias_info.before_set if a in behind] if (
-            result.alias_info
-        ) else []
-        in_list = isinstance(result.type, torch.ListType)
-        found.append(names[0] if names else spread if in_list else None)
+        sets = result.alias_info.before_set if result.alias_info else ()
+        in_list = spread if isinstance(result.type, torch.ListType) else None
+        found.append(next((behind[alias] for alias in sets if alias in behind), in_list))
     return tuple(found)
 
 
@@ -971,7 +973,9 @@ def fake_mode(*, cached: bool = True) -> FakeTensorMode:
 
 _CONTROL_FLOW = ("torch._higher_order_ops.", "torch.nn.attention.flex_attention")
 _REGION = "_invoke_subgraph_placeholder_wrapper"
-_CALL: Any = torch.nn.Module.__call__
+_METHODS: dict[str, Any] = {
+    name: getattr(torch.nn.Module, name) for name in ("__call__", "__getattr__")
+}
 
 
 def only_bodies(compile: Callable[..., Any]) -> Callable[..., Any]:
@@ -979,7 +983,7 @@ def only_bodies(compile: Callable[..., Any]) -> Callable[..., Any]:
 
     Operators such as `torch.cond` have the compiler find out what their bodies take from around
     them. It must then meet modules as torch made them: hooks around all calls, and whatever else
-    a capture does to calls, are put aside meanwhile, and the stance too. It also has to forget
+    a capture does to modules, are put aside meanwhile, and the stance too. It also has to forget
     what it met in earlier captures, or their modules and sizes would show. Not safe for threads.
     """
 
@@ -1006,17 +1010,19 @@ def only_bodies(compile: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _modules_as_they_are() -> Iterator[None]:
-    call: Any = torch.nn.Module.__call__
+    methods = {name: getattr(torch.nn.Module, name) for name in _METHODS}
     held = vars(torch.nn.modules.module)
     hooks = [found for name, found in held.items() if _is_global_hooks(name, found)]
     before = [dict(found) for found in hooks]
     try:
-        torch.nn.Module.__call__ = _CALL  # type: ignore[method-assign]
+        for name, method in _METHODS.items():
+            setattr(torch.nn.Module, name, method)
         for found in hooks:
             found.clear()
         yield
     finally:
-        torch.nn.Module.__call__ = call  # type: ignore[method-assign]
+        for name, method in methods.items():
+            setattr(torch.nn.Module, name, method)
         for found, kept in zip(hooks, before, strict=True):
             found.update(kept)
 
@@ -1052,9 +1058,7 @@ def is_plain(value: Any) -> bool:
 def fake_twin(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:
     """Return a fake tensor like `tensor`, on memory of its own, which autograd knows nothing of."""
     with no_dispatch():
-        made = torch.empty_strided(
-            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
-        )
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         return FakeTensor(mode, made, tensor.device)
 
 
@@ -1084,7 +1088,7 @@ def indexing_by_numbers_that_flow() -> Iterator[None]:
 
 
 def inner_tensors(tensor: torch.Tensor) -> list[str]:
-    """Return the attributes in which a tensor that is made of others, as quantised ones are, has them.
+    """Return the attributes in which a tensor, such as a quantised one, has those it is made of.
 
     None for a plain tensor, and for a distributed one.
     """

@@ -98,7 +98,8 @@ class _Step(WatchedRecording):
                 if isinstance(value, torch.Tensor):
                     name = f"optimizer.{key}.{names.get(id(parameter), 'shared')}"
                     self.states[name] = node = self.placeholder(name, value)
-                    if value.numel() == 1:
+                    # Moments are zeros, also those of a parameter of one element.
+                    if value.numel() == 1 and (key == "step" or value.shape != parameter.shape):
                         self._counts[node.name] = _number(value), value.shape, value.dtype
                     if id(parameter) in names:
                         self._state_of[node.name] = self.nodes[names[id(parameter)]].name

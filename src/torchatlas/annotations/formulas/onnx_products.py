@@ -104,7 +104,7 @@ def linear_regressor(X: TensorMeta, out: TensorMeta) -> Cost:
 
 
 @onnx_formula("Conv")
-def onnx_conv(W: TensorMeta, out: TensorMeta, B: TensorMeta | None = None) -> Cost:
+def onnx_conv(W: TensorMeta, out: TensorMeta, B: TensorMeta | None = None) -> Cost | None:
     """Convolve with a weight (Cout, Cin / groups, *kernel); taps on padding count.
 
     >>> from torchatlas.schema import TensorMeta as T
@@ -113,20 +113,20 @@ def onnx_conv(W: TensorMeta, out: TensorMeta, B: TensorMeta | None = None) -> Co
     >>> onnx_conv(T((8, 1, 3)), T((1, 8, 10)), T((8,)))  # depthwise: 8 x 10 x 1 x 3; 80 biases
     Cost(macs=240, other=80)
     """
-    return convolution.conv(W, out, B)
+    return convolution.conv(W, out, B) if len(W.shape) == len(out.shape) else None
 
 
 @onnx_formula("ConvTranspose")
 def onnx_conv_transpose(
     X: TensorMeta, W: TensorMeta, out: TensorMeta, B: TensorMeta | None = None
-) -> Cost:
+) -> Cost | None:
     """Spread every input element over a weight (Cin, Cout / groups, *kernel).
 
     >>> from torchatlas.schema import TensorMeta as T
     >>> onnx_conv_transpose(T((1, 4, 5)), T((4, 6, 3)), T((1, 6, 11)))  # 4 x 5 x 6 x 3
     Cost(macs=360, other=0)
     """
-    return convolution.conv_transpose(X, W, out, B)
+    return convolution.conv_transpose(X, W, out, B) if len(W.shape) == len(X.shape) else None
 
 
 @onnx_formula("ConvInteger")
@@ -360,7 +360,7 @@ def linear_attention(
     value: TensorMeta,
     q_num_heads: int,
     kv_num_heads: int,
-    update_rule: str = "linear",
+    update_rule: str = "gated_delta",
 ) -> Cost:
     """Update a state (Dk, Dv) for each head and token (B, T, H x D), and ask it.
 
@@ -369,9 +369,9 @@ def linear_attention(
 
     >>> from torchatlas.schema import TensorMeta as T
     >>> q, k, v = T((1, 5, 8 * 4)), T((1, 5, 2 * 4)), T((1, 5, 2 * 3))
-    >>> linear_attention(q, k, v, 8, 2)  # 5 tokens x 12 x (2 updates + 8 answers)
+    >>> linear_attention(q, k, v, 8, 2, "linear")  # 5 tokens x 12 x (2 updates + 8 answers)
     Cost(macs=600, other=0)
-    >>> linear_attention(q, k, v, 8, 2, "gated_delta")  # and 2 more; 5 x 2 x 12 scaled
+    >>> linear_attention(q, k, v, 8, 2)  # and 2 more; 5 x 2 x 12 scaled
     Cost(macs=720, other=120)
     """
     tokens = product(query.shape[:2])
