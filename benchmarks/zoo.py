@@ -294,6 +294,7 @@ def report(options: argparse.Namespace) -> str:
         [result for result in found if "compare" not in result],
         command,
         [result for result in found if "compare" in result],
+        len(entries(options.family)),
     )
 
 

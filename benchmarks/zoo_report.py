@@ -42,8 +42,10 @@ def summary(results: list[Result]) -> str:
     return f"{len(results)} results: " + ", ".join(f"{n} {s}" for s, n in status.most_common())
 
 
-def page(family: str, results: list[Result], command: str, compared: list[Result]) -> str:
-    """Return the results of a family as Markdown, and after them its comparisons."""
+def page(
+    family: str, results: list[Result], command: str, compared: list[Result], known: int
+) -> str:
+    """Return the results of a family of `known` architectures, and its comparisons."""
     lines = [
         f"# The architectures of {family}",
         "",
@@ -51,7 +53,8 @@ def page(family: str, results: list[Result], command: str, compared: list[Result
         + ", ".join(f"{name} {_version(name)}" for name in ("torch", family, "torchatlas"))
         + ". One thread, on a busy machine: the seconds tell orders of magnitude.",
         "",
-        *(_figures(results) if results else ["Nothing was captured."]),
+        f"- Architectures: {len(results)} of the {known} that {family} has.",
+        *_figures(results),
         "",
         *_by_kind(family, results),
         *_exceptions(results),
@@ -217,6 +220,9 @@ def _comparison(results: list[Result]) -> list[str]:
     rows = [(r["name"], r["because"], r["differences"], r["totals"] or "") for r in explained]
     if rows:
         lines += ["Different, and equal once this is taken into account:", "", *_table(head, rows)]
+    rows = [(r["name"], r["gave_up"]) for r in results if "gave_up" in r]
+    if rows:
+        lines += ["Not replayed but run after all:", "", *_table(("name", "why"), rows)]
     rows = [(r["name"], r["status"], r.get("error") or _differences(r)) for r in rest]
     if rows:
         lines += ["Different:", "", *_table(("name", "what became of it", "differences"), rows)]

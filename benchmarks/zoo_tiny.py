@@ -59,10 +59,19 @@ SIZES: dict[str, dict[str, int]] = {
 }
 """What the sizes become, by a pattern that the whole name of the attribute matches."""
 
+USUAL_HEAD = 128
+"""The size of a head where none is said and none is made smaller."""
+
+SIZES["wide"] = {
+    pattern: size * USUAL_HEAD * HEADS // WIDTH if size >= WIDTH else size
+    for pattern, size in SIZES["width"].items()
+}
+"""Widths for models that take it for granted that a head has the usual size."""
+
 RECIPES = (
     ("layers", "vocabulary", "experts", "width", "head", "image"),
     ("layers", "vocabulary", "experts", "width", "head"),
-    ("layers", "vocabulary", "experts", "width", "image"),
+    ("layers", "vocabulary", "experts", "wide", "image"),
     ("layers", "vocabulary", "experts", "image"),
     ("layers", "vocabulary", "experts"),
     ("layers", "vocabulary"),
@@ -74,9 +83,6 @@ RECIPES = (
 
 LEFT_OPEN = {"vocab_size": VOCABULARY, "num_experts_per_tok": 2}
 """What some configurations leave for the user to say."""
-
-USUAL_HEAD = 128
-"""The size of a head where none is said and none is made smaller."""
 
 LARGEST = 400_000_000
 """Parameters above which a configuration is passed over: its weights take over a GB."""
@@ -92,7 +98,7 @@ def make(name: str) -> Made:
     kind = getattr(transformers, name)
     reasons: dict[str, str] = {}
     for recipe in RECIPES:
-        label = "+".join(recipe) or "default"
+        label = "smallest" if recipe == RECIPES[0] else ", ".join(recipe) or "default"
         try:
             model = _model(kind, recipe)
         except Exception as error:
@@ -172,7 +178,7 @@ def _smaller(config: Any, recipe: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
             yield name, LEFT_OPEN[name]
         elif recipe and value is None and name == "head_dim":
             yield name, WIDTH // HEADS if "head" in recipe else USUAL_HEAD
-        elif "width" in recipe and _has_as_many_keys_as_heads(name, settings):
+        elif {"width", "wide"} & set(recipe) and _has_as_many_keys_as_heads(name, settings):
             yield name, HEADS
         elif isinstance(value, dict) and "mrope_section" in value and "head" in recipe:
             yield name, {**value, "mrope_section": _sections(value)}

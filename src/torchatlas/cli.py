@@ -43,7 +43,10 @@ Arguments = Annotated[
 Train = Annotated[bool, typer.Option("--train", help="Training mode in place of eval mode.")]
 Frontend = Annotated[str, typer.Option(help="auto, trace, export or fx.")]
 Mode = Annotated[
-    str, typer.Option(help="forward, or training: forward, loss and backward as one graph.")
+    str,
+    typer.Option(
+        help="forward, inference (without gradients) or training (forward, loss and backward)."
+    ),
 ]
 Fake = Annotated[
     bool, typer.Option("--fake", help="Make no weights: for models larger than the memory.")

@@ -274,6 +274,12 @@ def test_a_fused_block_costs_what_it_was_fused_from():
     assert one.macs == other.macs and one.flops_other == other.flops_other
 
 
+def test_limits_that_are_numbers_count():
+    made = model([node("Max", "x zero", "y")], {"x": [3, 4]}, "y", [weight("zero")])
+    found = graph_of(made).nodes["Max"]
+    assert found["args"]["data_0"][1] == 1.0 and found["flops_other"] == 12
+
+
 def test_dropout_counts_in_training_only():
     for mode, cost in ((False, 0), (True, 12)):
         weights = [weight("r"), weight("t", dtype=np.bool_)] if mode else []

@@ -275,6 +275,24 @@ def test_examples_of_torch():
     assert len(found) == 4 and not any(found.values())
 
 
+def test_blocks_with_branches_are_not_repeated_from_another_block():
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(Cond() for _ in range(3))
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    model = Blocks().requires_grad_(False)
+    graph = ta.capture(model, ROWS, frontend="trace")
+    assert to_text(graph) == to_text(ta.capture(model, ROWS, frontend="trace", replay=False))
+    branch = graph.nodes["blocks/2/cond"]["subgraphs"]["true"]
+    assert "blocks/2/big/0/linear" in branch
+
+
 # -- costs ------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_models import I64, MS, F, graph_of, info, model, node, ops, scalar, shapes, values, weight
+from torchatlas.errors import UsageError
 from torchatlas.expressions import parse
 from torchatlas.graph import inputs_of, op_nodes
 from torchatlas.sums import totals
@@ -144,6 +146,21 @@ CONTRIB = {
     ),
     "quantised matmul": case(
         "DynamicQuantizeMatMul", [tensor(4, 6), tensor(6, 3, dtype=U8), ONE, ZERO]
+    ),
+    "quantised lstm": case(
+        "DynamicQuantizeLSTM",
+        [
+            tensor(5, 3, 8),
+            tensor(1, 8, 64, dtype="int8"),
+            tensor(1, 16, 64, dtype="int8"),
+            tensor(1, 128),
+            *[None] * 4,
+            tensor(1),
+            np.zeros(1, "int8"),
+            tensor(1),
+            np.zeros(1, "int8"),
+        ],
+        hidden_size=16,
     ),
     "integers to float": case(
         "MatMulIntegerToFloat", [tensor(4, 6, dtype=U8), tensor(6, 3, dtype=U8), ONE, ONE]
@@ -389,6 +406,45 @@ def test_sizes_given_to_the_reader():
     graph = graph_of(made, sizes={"n": 2, "h": 8})
     assert graph.nodes["x"]["outputs"][0].shape == (2, 3, 8, 8)
     assert len(graph.nodes["Relu"]["outputs"][0].shape) == 4
+
+
+def test_unknown_sizes_of_different_tensors_stay_apart():
+    """A shape that is solved for sends inference round again, which names unknown sizes anew."""
+    nodes = [
+        node("NonZero", "x", "i"),  # 2 x unknown
+        node("NonZero", "y", "j"),
+        node("Shape", "i", "s"),
+        node("Mod", "s big", "t"),  # inference does not follow this, and loses the rank
+        node("Concat", "t one", "u", axis=0),
+        node("Reshape", "i u", "r"),
+        node("Relu", "j", "k"),
+    ]
+    weights = [values("big", 1000, 10**6), values("one", 1)]
+    made = model(nodes, [info("x", [4, 4], I64), info("y", [4, 4], I64)], "r k", weights)
+    found = shapes(graph_of(made))
+    assert found["NonZero"] != found["NonZero_1"] == found["Relu"]
+    assert len(found["Reshape"]) == 3 and found["Reshape"][2] == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"nobody": 3}, "the model has no size called 'nobody'\n  hint: it has batch_size, n"),
+        ({"n": 0}, "'n' cannot be 0"),
+        ({"n": "3"}, "'n' cannot be '3'"),
+    ],
+)
+def test_sizes_that_the_model_does_not_have_are_refused(sizes, says):
+    made = model([node("Relu", "x", "y")], {"x": ["n", "2*n", "batch size"]}, "y")
+    with pytest.raises(UsageError, match=re.escape(says)):
+        graph_of(made, sizes=sizes)
+
+
+def test_sizes_are_called_as_in_the_file_or_as_in_the_graph():
+    made = model([node("Relu", "x", "y")], {"x": ["n", "2*n", "batch size"]}, "y")
+    for name in ("batch size", "batch_size"):
+        graph = graph_of(made, sizes={"n": 3, name: 5})
+        assert graph.nodes["Relu"]["outputs"][0].shape == (3, 6, 5)
 
 
 def test_solving_is_bounded():

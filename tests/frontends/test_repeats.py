@@ -1,9 +1,10 @@
-"""A module that is called like an earlier one is not run again, and nobody can tell from the graph."""
+"""A module that is called like an earlier one is not run again, and the graph does not show it."""
 
 from __future__ import annotations
 
 import random
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -333,7 +334,7 @@ def test_a_class_attribute_that_changes():
 def test_a_class_attribute_that_the_block_changes():
     class Counts(Quiet):
         count = 0
-        found = []
+        found: ClassVar[list[int]] = []
 
         def extra(self, x):
             type(self).count += 1

@@ -76,14 +76,15 @@ class _Place:
         tensor.int64_data.extend(values)
         return str(tensor.name)
 
-    def copy(self, op: str, operands: int) -> None:
-        """Add the node itself as an operator of ONNX."""
+    def copy(self, op: str, operands: int) -> NodeProto:
+        """Add the node itself as an operator of ONNX; return it."""
         copy = self._graph.node.add()
         copy.CopyFrom(self._node)
         copy.op_type, copy.domain = op, ""
         del copy.input[operands:], copy.attribute[:]
         kept = (a for a in self._node.attribute if a.name not in _NOT_OF_ONNX)
         copy.attribute.extend(kept)
+        return copy
 
     def add(self, op: str, *inputs: str, result: str | None = None, **attributes: Any) -> str:
         """Add an operator of ONNX; its result is the node's own, or a new one for ``""``."""
@@ -145,6 +146,12 @@ def _float_matmul(place: _Place) -> None:
     place.add("Cast", product, to=_FLOAT)
 
 
+def _lstm(place: _Place) -> None:
+    """Transpose weights (directions, in, 4 H) into the form of ONNX's own operator."""
+    turned = [place.add("Transpose", place.input(i), result="", perm=[0, 2, 1]) for i in (1, 2)]
+    place.copy("LSTM", 8).input[1:3] = turned
+
+
 def _qgemm(place: _Place) -> None:
     transposed = {name: place.number(name) for name in ("transA", "transB")}
     product = place.add("Gemm", place.input(0), place.input(3), result="", **transposed)
@@ -197,6 +204,7 @@ def _group_query_attention(place: _Place) -> None:
 _STAND_INS: Mapping[str, Build] = {
     "Attention": _projected,
     "DequantizeLinear": _as("DequantizeLinear"),
+    "DynamicQuantizeLSTM": _lstm,
     "DynamicQuantizeMatMul": _of("MatMul", 0, 1),
     "EmbedLayerNormalization": _embed_layer_norm,
     "FusedConv": _as("Conv"),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from ..names import clean
 from ..records import OpRecord, with_bodies
 from . import onnx_own
@@ -42,7 +43,8 @@ def read(
     states of a recurrent layer). Constants that tell how an op works, and single numbers, are
     literals among its arguments. Nothing but `content` is read, and no weight is looked at.
 
-    Raises FormatError for anything but an ONNX model whose nodes can be put in order.
+    Raises FormatError for anything but an ONNX model whose nodes can be put in order, and
+    UsageError for `sizes` that the model does not have.
     """
     model = parse(content, name)
     _fix(model, sizes or {})
@@ -50,7 +52,7 @@ def read(
     calls = in_order(inline(model), model.graph)
     hand_down(model.graph, (call.node for call in calls))
     own = model.producer_name == onnx_own.PRODUCER
-    found = find_types(model, [call.node for call in calls], sizes or {}, trusted=own)
+    found = find_types(model, [call.node for call in calls], trusted=own)
     context = Context(own, found.sizes, Scopes(own), versions_of(model))
     records = Reader(model.graph, calls, found.types, context, shapes=found.shapes).read()
     return records, _attrs(model, name, records, context)
@@ -60,18 +62,36 @@ def _fix(model: ModelProto, sizes: Mapping[str, int]) -> None:
     """Put numbers in the place of dimensions that have a name, wherever the file says them."""
     if not sizes:
         return
-    graph = model.graph
-    dims = [
-        dim
-        for info in (*graph.input, *graph.output, *graph.value_info)
-        for dim in info.type.tensor_type.shape.dim
-        if dim.dim_param
-    ]
-    names = Sizes({dim.dim_param for dim in dims}, sizes, trusted=True)
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UsageError(f"{name!r} cannot be {size!r}", hint="a size is a positive integer")
+    dims = [dim for dim in _declared_dims(model) if dim.dim_param]
+    names = Sizes({dim.dim_param for dim in dims}, trusted=True)
+    known: dict[str, None] = {}
     for dim in dims:
-        found = names.named(dim.dim_param)
+        said, found = dim.dim_param, names.named(dim.dim_param)
         if isinstance(found, int):
-            dim.dim_value = found
+            continue
+        free = {str(s): s for s in found.free_symbols}
+        known |= dict.fromkeys([said] if len(free) == 1 and said in sizes else free)
+        given = {free[name]: sizes[name] for name in free.keys() & sizes.keys()}
+        number = sizes[said] if said in sizes else found.subs(given)
+        if isinstance(number, int) or number.is_Integer:
+            dim.dim_value = int(number)
+        elif given:
+            dim.dim_param = str(number)
+    for name in sizes:
+        if name not in known:
+            raise UsageError(
+                f"the model has no size called {name!r}",
+                hint=f"it has {', '.join(sorted(map(clean, known))) or 'none that has a name'}",
+            )
+
+
+def _declared_dims(model: ModelProto) -> list[Any]:
+    graph = model.graph
+    infos = (*graph.input, *graph.output, *graph.value_info)
+    return [dim for info in infos for dim in info.type.tensor_type.shape.dim]
 
 
 def _forget(model: ModelProto) -> None:
@@ -79,11 +99,8 @@ def _forget(model: ModelProto) -> None:
 
     TorchScript's exporter gives them (``Gemm188_dim_0``) to what inference finds a better word for.
     """
-    graph = model.graph
-    infos = (*graph.input, *graph.output, *graph.value_info)
-    dims = [dim for info in infos for dim in info.type.tensor_type.shape.dim]
-    times = Counter(dim.dim_param for dim in dims)
-    for info in graph.output:
+    times = Counter(dim.dim_param for dim in _declared_dims(model))
+    for info in model.graph.output:
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_param.isidentifier() and times[dim.dim_param] == 1:
                 dim.ClearField("dim_param")

@@ -56,6 +56,8 @@ _CONTRIB = {
     "BiasAdd": "X bias skip",
     "BiasGelu": "A B",
     "DequantizeLinear": "x x_scale x_zero_point",
+    "DynamicQuantizeLSTM": "X W R B sequence_lens initial_h initial_c P W_scale W_zero_point "
+    "R_scale R_zero_point",
     "DynamicQuantizeMatMul": "A B b_scale b_zero_point bias",
     "EmbedLayerNormalization": "input_ids segment_ids word_embedding position_embedding "
     "segment_embedding gamma beta mask position_ids",
@@ -168,7 +170,8 @@ _STATES = frozenset({"initial_h", "initial_c"})
 _QUANTISED = _names(
     """
     ConvInteger DequantizeLinear MatMulInteger QLinearConv QLinearMatMul
-    com.microsoft.DequantizeLinear com.microsoft.DynamicQuantizeMatMul
+    com.microsoft.DequantizeLinear com.microsoft.DynamicQuantizeLSTM
+    com.microsoft.DynamicQuantizeMatMul
     com.microsoft.MatMulIntegerToFloat com.microsoft.MatMulNBits com.microsoft.QAttention
     com.microsoft.QGemm
     """

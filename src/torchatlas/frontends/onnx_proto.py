@@ -98,6 +98,8 @@ def _what(content: bytes) -> str:
         return "the file is a zip archive"
     if content[4:8] == b"ORTM":
         return "the file is in ONNX Runtime's own format; its .onnx file can be read"
+    if len(content) >= 2**31:
+        return "the file has more than 2 GiB, where a model keeps its weights in other files"
     return f"{_NO_MODEL}, or only the beginning of one"
 
 

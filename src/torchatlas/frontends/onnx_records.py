@@ -205,6 +205,7 @@ class Reader:
         record.storages = self._shared(record)
         record.stack = self.context.scopes.stack(self._paths[id(call)])
         record.subgraphs = self._bodies(call)
+        record.source = clean(facts(node).get("source", "")) if self.context.own else ""
         self.records.append(record)
         for i, name in enumerate(names):
             self._env[name] = Value(record.key, i)

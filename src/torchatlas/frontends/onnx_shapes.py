@@ -37,30 +37,29 @@ class Found:
     shapes: Mapping[str, Shape]
 
 
-def find_types(
-    model: ModelProto, nodes: Sequence[NodeProto], fixed: Mapping[str, int], *, trusted: bool
-) -> Found:
+def find_types(model: ModelProto, nodes: Sequence[NodeProto], *, trusted: bool) -> Found:
     """Infer the types of all values of `model`, whose nodes are `nodes`, and solve for sizes.
 
-    `fixed` has numbers for dimensions by name; `trusted` is that of `Sizes`. Shapes that only
-    solving found go through inference again, as long as that finds more.
+    `trusted` is that of `Sizes`. Shapes that only solving found go through inference again, as
+    long as that finds more.
     """
     known: dict[str, Dim] = {}
-    ranked: dict[str, Shape] = {}
-    types = Types()
+    ranked: dict[str, Sequence[Dim | None]] = {}
+    types, solution = Types(), dict[str, Dim]()
     for _ in range(_MAX_ROUNDS):
         types = infer(model, nodes, _declared(ranked, types, known))
-        names = dimensions(types)
-        sizes = Sizes(names, fixed, known, trusted=trusted)
-        solver = _solver(model, types, sizes)
+        solver = _solver(model, types, Sizes(dimensions(types), known, trusted=trusted))
         if not solver.is_needed():
-            return Found(types, Sizes(names, fixed, known, trusted=trusted), ranked)
-        solver.walk(types.nodes)
-        solution, before = solver.solution(), len(ranked)
-        ranked |= solver.ranked
-        if len(ranked) == before:
             break
-    return Found(types, Sizes(names, fixed, {**known, **solution}, trusted=trusted), ranked)
+        solver.walk(types.nodes)
+        solution = solver.solution()
+        new = {name: shape for name, shape in solver.lasting().items() if name not in ranked}
+        ranked |= new
+        if not new:
+            break
+    sizes = Sizes(dimensions(types), {**known, **solution}, trusted=trusted)
+    whole = {name: tuple(n for n in shape if n is not None) for name, shape in ranked.items()}
+    return Found(types, sizes, {n: s for n, s in whole.items() if len(s) == len(ranked[n])})
 
 
 def _solver(model: ModelProto, types: Types, sizes: Sizes) -> Solver:
@@ -84,7 +83,7 @@ def _shape_inside(types: Types, sizes: Sizes, node: NodeProto, name: str) -> Sha
 
 
 def _declared(
-    ranked: Mapping[str, Shape], types: Types, known: dict[str, Dim]
+    ranked: Mapping[str, Sequence[Dim | None]], types: Types, known: dict[str, Dim]
 ) -> list[ValueInfoProto]:
     """Return shapes for inference to go on with; an expression is a name of its own in `known`."""
     from onnx import ValueInfoProto
@@ -98,8 +97,8 @@ def _declared(
             dim = info.type.tensor_type.shape.dim.add()
             if isinstance(size, int):
                 dim.dim_value = size
-            else:
-                dim.dim_param = names.setdefault(size, f"solved{len(names)}")
+            elif size is not None:
+                dim.dim_param = names.setdefault(size, f"solved::{len(names)}")
                 known[dim.dim_param] = size
         infos.append(info)
     return infos
@@ -146,6 +145,16 @@ class Solver:
         """Return what the solved symbols are, by name."""
         return {str(unknown): found for unknown, found in self._solved.items()}
 
+    def lasting(self) -> dict[str, list[Dim | None]]:
+        """Return the shapes found, without sizes that the next inference calls something else."""
+        return {
+            name: [size if self._is_lasting(size) else None for size in map(self._now, shape)]
+            for name, shape in self.ranked.items()
+        }
+
+    def _is_lasting(self, size: Dim) -> bool:
+        return isinstance(size, int) or {str(s) for s in size.free_symbols} <= self.given
+
     def _shape(self, name: str) -> Shape | None:
         """Return what is known of a tensor's shape, None where that is not even its rank."""
         if name in self.ranked:
@@ -178,12 +187,11 @@ class Solver:
         for i, (result, start) in enumerate(carried):
             if len(bodies) != 1 or self._shape(result) is not None or result not in self.metas:
                 continue
-            before, after = (
-                self.body_shape(node, info.name)
-                for info in (*bodies[0].input[2 + i : 3 + i], *bodies[0].output[1 + i : 2 + i])
-            )
-            if before is not None and before == after == self._shape(start):
-                self.ranked[result] = before
+            inside = (*bodies[0].input[2 + i : 3 + i], *bodies[0].output[1 + i : 2 + i])
+            shapes = [self.body_shape(node, info.name) for info in inside]
+            first = self._shape(start)
+            if first is not None and shapes == [first, first]:
+                self.ranked[result] = first
 
     def _result(self, node: NodeProto, given: Given) -> None:
         """Compare what a rule says of the shape of a node's result with what is known of it."""

@@ -34,19 +34,17 @@ class Sizes:
     a negative size, is a symbol of its own: ``unk0``. A tensor of which not even the rank is
     known counts as one dimension of as many elements as it has: ``elements0``.
 
-    `fixed` has numbers for dimensions by name, and `known` sizes. `trusted` takes every name that
-    reads as arithmetic for it, as torchatlas writes them.
+    `known` has sizes for dimensions by name. `trusted` takes every name that reads as arithmetic
+    for it, as torchatlas writes them.
     """
 
     def __init__(
         self,
         names: Iterable[str],
-        fixed: Mapping[str, int] | None = None,
         known: Mapping[str, Dim] | None = None,
         *,
         trusted: bool = False,
     ) -> None:
-        self._fixed = dict(fixed or {})
         self._trusted = trusted
         self._known = dict(known or {})
         self._unique = UniqueNames()
@@ -104,8 +102,6 @@ class Sizes:
 
     def named(self, name: str) -> Dim:
         """Return the size that a dimension of that name has."""
-        if name in self._fixed:
-            return self._fixed[name]
         if name in self._plain:
             return symbol(name)
         found = self.expression(name, trusted=self._trusted)
@@ -130,9 +126,6 @@ class Sizes:
             return found if found >= 0 else None
         if not names or not (trusted or names <= self._plain):
             return None
-        found = found.subs({symbol(name): self._fixed[name] for name in names & set(self._fixed)})
-        if found.is_Integer:
-            return int(found) if found >= 0 else None
         return found if found.is_extended_real and not found.is_infinite else None
 
 

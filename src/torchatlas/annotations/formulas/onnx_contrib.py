@@ -14,6 +14,7 @@ from .normalisation import normalise, rms_norm
 from .onnx_checked import onnx_formula
 from .onnx_products import gemm
 from .quantized import QUANTISE_DYNAMICALLY
+from .quantized_layers import quantized_lstm
 from .registry import Cost
 from .sizes import product
 
@@ -106,6 +107,20 @@ def quantised_gemm(A: TensorMeta, out: TensorMeta, C: object = None, transA: int
     """
     cost = gemm(A, out, C, transA)
     return Cost(cost.macs, cost.other + out.numel, integer=True)
+
+
+@onnx_formula(*_ms("DynamicQuantizeLSTM"))
+def dynamic_quantize_lstm(X: TensorMeta, R: TensorMeta, B: TensorMeta | None = None) -> Cost | None:
+    """Run a sequence (T, B, in) through an LSTM layer of integers, weights (directions, H, 4 H).
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> # 15 x 64 x (8 + 16); 15 x (24 x 2 to quantise + 16 x 13 + 2 x 64 x (scale, bias))
+    >>> dynamic_quantize_lstm(T((5, 3, 8)), T((1, 16, 64), "int8"), T((1, 128)))
+    Cost(macs=23040, other=7680, integer=True)
+    """
+    directions, hidden, _ = R.shape
+    state = TensorMeta((directions, X.shape[1], hidden))
+    return quantized_lstm((state, state), B is not None, 1, directions == 2, X)
 
 
 @onnx_formula(*_ms("FusedConv"))

@@ -336,18 +336,18 @@ def onnx_multinomial(input: TensorMeta, out: TensorMeta) -> Cost:
 
 
 @onnx_formula("Max", "Min", "Sum")
-def combine(data_0: tuple[TensorMeta, ...], out: TensorMeta) -> Cost:
+def combine(data_0: tuple[object, ...], out: TensorMeta) -> Cost:
     """Combine operands element by element.
 
     >>> from torchatlas.schema import TensorMeta as T
-    >>> combine((T((4,)), T((4,)), T((1,))), T((4,)))  # 4 x 2
+    >>> combine((T((4,)), T((4,)), 0.5), T((4,)))  # 4 x 2
     Cost(macs=0, other=8)
     """
     return Cost(0, out.numel * (len(data_0) - 1))
 
 
 @onnx_formula("Mean")
-def onnx_mean(data_0: tuple[TensorMeta, ...], out: TensorMeta) -> Cost:
+def onnx_mean(data_0: tuple[object, ...], out: TensorMeta) -> Cost:
     """Average operands element by element.
 
     >>> from torchatlas.schema import TensorMeta as T
