@@ -148,17 +148,17 @@ class Row:
 
 
 class Positional(torch.nn.Module):
-    """Calls a model by position, and returns the first tensor of its result."""
+    """Calls a model by position, and returns the tensors in its result."""
 
     def __init__(self, model: torch.nn.Module, names: list[str]) -> None:
         super().__init__()
         self.model, self.names = model, names
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Return the first tensor of the model's result."""
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return all tensors of the model's result, so that no exporter leaves one out."""
         called = dict(zip(self.names, tensors, strict=True)) if self.names else {}
         found = self.model(**called) if called else self.model(*tensors)
-        return found if isinstance(found, torch.Tensor) else next(iter(leaves(found)))
+        return tuple(leaves(found))
 
 
 def leaves(found: Any) -> Iterator[torch.Tensor]:

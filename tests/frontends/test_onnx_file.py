@@ -111,6 +111,14 @@ def test_what_only_orders_comes_back(captured):
     }
 
 
+def test_lines_of_code_come_back_where_they_were_asked_for():
+    graph = ta.capture(*models.make("tiny"), include_source=True)
+    again = graph_of(onnx_structure.render(graph, include_source=True))
+    lines = {id: n.get("source") for id, n in ops(again).items()}
+    assert lines == {id: n["source"] for id, n in ops(graph).items()}
+    assert not [n for n in ops(graph_of(onnx_structure.render(graph))).values() if "source" in n]
+
+
 def test_hostile_names_come_back_cleaned():
     graph = ta.capture(*models.hostile())
     again = graph_of(onnx_structure.render(graph))
@@ -584,6 +592,11 @@ def test_forged_sizes_and_names_still_give_a_graph():
     conv, relu, _ = ops(graph).values()
     assert conv["macs"] is None and relu["module"] == ""
     assert shapes(graph)["x"] == ["unk0", 10**12, "batch_size", "size_9_9_9"]
+    for format in ("dot", "json", "onnx-structure"):
+        content, _ = render(graph, format)
+        assert b"\x1b[" not in content and "\u202e".encode() not in content
+        assert len(content) < 50_000
+    onnx.checker.check_model(content)
 
 
 # -- what can be done with the graph -----------------------------------------------------------
