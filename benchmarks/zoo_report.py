@@ -213,7 +213,7 @@ def _section(
 
 def _comparison(results: list[Result]) -> list[str]:
     explained = [result for result in results if result["status"] == "explained"]
-    rest = [result for result in results if result["status"] not in CAPTURED]
+    rest = [r for r in results if r["status"] not in (*CAPTURED, "no example", "not made")]
     texts = [result["text_equal"] for result in results if "text_equal" in result]
     lines = [f"Of {len(texts)} equal ones {sum(texts)} to the letter.", ""] if texts else []
     head = ("name", "what explains it", "ops per module that differ", "totals")

@@ -494,6 +494,28 @@ def test_hooks(monkeypatch):
     assert seen.count(2) > 6 * 2
 
 
+def test_recurrent_layers(monkeypatch):
+    class Recurrent(Quiet):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.lstm = nn.LSTM(4, 4)  # holds a list of its weights, which is its own
+
+        def extra(self, x):
+            return self.lstm(x)[0]
+
+    def fail(*args, **kwargs):
+        raise AssertionError("the capture was given up")
+
+    original = traced._run
+    monkeypatch.setattr(
+        traced, "_run", lambda *args, replay: original(*args, replay=replay) if replay else fail()
+    )
+    graph = ta.capture(Stack(Recurrent, 3), X, frontend="trace")
+    assert sum(node["op"] == "aten.lstm" for _, node in op_nodes(graph)) == 3
+    monkeypatch.undo()
+    runs(Stack(Recurrent, 3))
+
+
 def test_a_tied_parameter():
     model = Stack(Quiet)
     model.blocks[2].inner.weight = model.blocks[1].inner.weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..schema import Dim
@@ -96,6 +97,7 @@ def _together(one: Sequence[Any], other: Sequence[Any]) -> Sequence[Any]:
     return [_wider(a, b) for a, b in zip(one, other, strict=True)]
 
 
+@lru_cache(maxsize=4096)
 def _wider(a: Any, b: Any) -> Any:
     """Return the larger of two sizes that are equal, or of which one is 1."""
     import sympy
@@ -147,6 +149,7 @@ def _windows(given: Given, kernel: Sequence[int], channels: Any) -> Sequence[Any
     return found
 
 
+@lru_cache(maxsize=4096)
 def _floor_divide(size: Any, step: int) -> Any:
     """Divide and round down; rounding twice is rounding once.
 

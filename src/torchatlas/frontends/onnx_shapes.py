@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 _MAX_ROUNDS = 4
-_MAX_OPERATIONS = 100
+_MAX_OPERATIONS = 60
+"""Operations that the expression of a size may have; with more it is a symbol of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ from .segments import Segment
 if TYPE_CHECKING:
     from .dispatch import Tracer
 
+_WATCHED = (int, float, str, type(None))
+"""What an attribute may hold in which modules that are called alike differ."""
+
 _MOST_TEMPLATES = 16
 """How many calls that differ in their attributes are kept to compare others with."""
 
@@ -266,6 +269,8 @@ class Repeats:
             if type(module).__getattr__ is not nn.Module.__getattr__:
                 continue
             for name, value in attributes(module):
+                if not isinstance(value, _WATCHED):
+                    continue
                 mine = freezers[0](value)
                 for other, freeze in zip(others, freezers[1:], strict=True):
                     held = other[i].__dict__
