@@ -251,6 +251,10 @@ def tally_lines(name: str, tally: Tally) -> list[str]:
     ]
 
 
+def _number(count: Any) -> str:
+    return f"{count:,}" if isinstance(count, int) else str(count)[:60]
+
+
 def page(told: Tally, untold: Tally, rows: list[Row]) -> str:
     unknown = ", ".join(f"`{op}` x{n}" for op, n in told.unknown.most_common())
     lines = [
@@ -282,7 +286,7 @@ def page(told: Tally, untold: Tally, rows: list[Row]) -> str:
             "|---|---|--:|--:|--:|--:|--:|---|",
             *(
                 f"| {r.model} | {r.way} | {r.megabytes:.2f} | {r.seconds:.2f} | {r.ops} | "
-                f"{r.macs:,} | {r.captured:,} | "
+                f"{_number(r.macs)} | {r.captured:,} | "
                 f"{'equal' if r.is_equal else '**different**'}"
                 f"{'' if not r.unknown else f', unknown: {r.unknown}'} |"
                 for r in rows

@@ -575,6 +575,27 @@ def test_external_data_is_never_opened(place):
     assert graph.nodes["MatMul"]["macs"] == 2 * 4 * 10**12
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        node("LayerNormalization", "x w", "y m v", axis=10**12),
+        node("LayerNormalization", "x w", "y m v", axis=-(10**12)),
+        node("GatherND", "x i", "y", batch_dims=-10),
+        node("EyeLike", "_", "y"),
+        node("RegexFullMatch", "_", "y", pattern="x"),
+        node("LabelEncoder", "_", "y", domain="ai.onnx.ml"),
+    ],
+    ids=lambda proto: proto.op_type,
+)
+def test_what_would_end_the_process_in_onnxs_inference_does_not(forged):
+    made = model(
+        [forged, node("Relu", "x", "z")], {"x": [2, 3, 4]}, "y z", [weight("w", 4), values("i", 0)]
+    )
+    graph = graph_of(made)
+    assert shapes(graph)[forged.op_type] == ["elements0"]
+    assert shapes(graph)["Relu"] == [2, 3, 4]
+
+
 def test_forged_sizes_and_names_still_give_a_graph():
     long = "x" * 100_000
     made = model(

@@ -360,6 +360,34 @@ def test_shapes_computed_from_shapes():
     assert found["Slice"] == ["batch", "floor(seq/2)", 32]
 
 
+def test_pads_computed_as_torchscript_does():
+    """Its pads come last dimension first: turned round by rows of a matrix, read backwards."""
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Gather", "shape two", "height", axis=0),
+        node("Mod", "height seven", "over"),
+        node("Sub", "seven over", "lack"),
+        node("Unsqueeze", "lack axis", "bottom"),
+        node("Concat", "zeros bottom four", "flat", axis=0),
+        node("Reshape", "flat rows", "matrix"),
+        node("Slice", "matrix last first axis back", "reversed"),
+        node("Transpose", "reversed", "turned", perm=[1, 0]),
+        node("Reshape", "turned all", "pads"),
+        node("Pad", "x pads", "y", mode="constant"),
+        node("Slice", "y axis lots two_ two_", "z"),
+    ]
+    weights = [
+        scalar("two", 2), scalar("seven", 7),
+        values("axis", 0), values("zeros", 0, 0, 0), values("four", 0, 0, 0, 0),
+        values("rows", -1, 2), values("last", -1), values("first", -(2**63) + 1),
+        values("back", -1), values("all", -1), values("lots", 2**63 - 1), values("two_", 2),
+    ]  # fmt: skip
+    found = symbolic(nodes, {"x": [1, 3, 11, 14]}, "z", weights)
+    assert found["Pad"] == [1, 3, 14, 14] and found["Slice_1"] == [1, 3, 7, 14]
+    found = symbolic(nodes, {"x": [1, 3, "height", 14]}, "z", weights)
+    assert parse(found["Pad"][2].replace("height", "11")) == 14
+
+
 def test_reshapes_copy_and_fill_in():
     nodes = [node("Reshape", "x a", "p"), node("Reshape", "x b", "q"), node("Flatten", "x", "r")]
     weights = [values("a", 0, -1, 8), values("b", -1)]

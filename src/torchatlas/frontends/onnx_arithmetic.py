@@ -1,45 +1,25 @@
 """Follows the small integer tensors in an ONNX graph that say which shapes others have.
 
 Exporters compute the operand of a Reshape from shapes: Shape, Gather, Mul, Concat. ONNX's own
-inference follows some of that and only numbers. Here elements may be expressions over sizes.
+inference follows some of that, and only numbers. Here elements may be expressions over sizes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..schema import Arg, Dim
 from .onnx_proto import MAX_LITERAL
 
+if TYPE_CHECKING:
+    from numpy import ndarray
 
-class Small(NamedTuple):
-    """The elements of a scalar or of a list: numbers, expressions, truth values."""
+    Small = ndarray[Any, Any]
+    """The elements of a small tensor, in its shape: numbers, expressions, truth values."""
 
-    items: tuple[Any, ...]
-    is_scalar: bool = False
-
-
-def small(found: Arg) -> Small | None:
-    """Return the value of a small tensor that a file holds, None for what is no such.
-
-    Fractions are exact, so that sizes never have a decimal point.
-
-    >>> small(0.5), small((1.0, -1)), small("<tensor float32[3, 3]>")
-    (Small(items=(1/2,), is_scalar=True), Small(items=(1, -1), is_scalar=False), None)
-    """
-    items = found if isinstance(found, tuple) else (found,)
-    if not all(isinstance(item, int | float) and math.isfinite(item) for item in items):
-        return None
-    exact = tuple(_exact(item) if isinstance(item, float) else item for item in items)
-    return Small(exact, is_scalar=not isinstance(found, tuple))
-
-
-def _exact(number: float) -> Any:
-    import sympy
-
-    return int(number) if number.is_integer() else sympy.Rational(repr(number))
+_MAX_OPERATIONS = 100
 
 
 class Given(NamedTuple):
@@ -58,29 +38,62 @@ class Given(NamedTuple):
         """Return the shape of an operand, None where it is left out or not known."""
         return self.shapes[position] if position < len(self.shapes) else None
 
-    def numbers(self, name: str, position: int) -> tuple[int, ...] | None:
-        """Return a list of integers that was an attribute once and is an operand now."""
+    def list(self, name: str, position: int) -> tuple[Any, ...] | None:
+        """Return the items of a list that was an attribute once and is an operand now."""
         found = self.attributes.get(name)
-        if found is None:
-            small = self.value(position)
-            found = None if small is None else small.items
-        is_list = isinstance(found, tuple) and all(isinstance(n, int) for n in found)
-        return found if is_list else None
+        if isinstance(found, tuple):
+            return found
+        value = self.value(position)
+        return None if value is None else tuple(value.flat)
+
+    def numbers(self, name: str, position: int) -> tuple[int, ...] | None:
+        """Return such a list where all of its items are integers."""
+        found = self.list(name, position)
+        return found if found is not None and all(isinstance(n, int) for n in found) else None
 
 
-Rule = Callable[[Given], Small | None]
+Rule = Callable[[Given], Any]
+
+
+def small(found: Arg) -> Small | None:
+    """Return the value of a small tensor that a file holds, None for what is no such.
+
+    Fractions are exact, so that sizes never have a decimal point.
+
+    >>> small(0.5).item(), small((1.0, -1)).tolist(), small("<tensor float32[3, 3]>")
+    (1/2, [1, -1], None)
+    """
+    items = found if isinstance(found, tuple) else (found,)
+    if not all(isinstance(item, int | float) and math.isfinite(item) for item in items):
+        return None
+    exact = [_exact(item) if isinstance(item, float) else item for item in items]
+    return _array(exact, (len(items),) if isinstance(found, tuple) else ())
+
+
+def _exact(number: float) -> Any:
+    import sympy
+
+    return int(number) if number.is_integer() else sympy.Rational(repr(number))
+
+
+def _array(items: Iterable[Any], shape: tuple[int, ...]) -> Small:
+    import numpy
+
+    found = numpy.empty(shape, object)
+    for i, item in enumerate(items):
+        found.flat[i] = item
+    return found
 
 
 def evaluate(op: str, given: Given) -> Small | None:
     """Return the value of an operator's result, None where it is not known or not small.
 
     >>> from torchatlas.expressions import symbol
-    >>> batch = symbol("batch")
-    >>> shape = evaluate("Shape", Given((None,), ((batch, 3, 8),), {}))
-    >>> evaluate("Gather", Given((shape, Small((0,), True)), ((3,), ()), {}))
-    Small(items=(batch,), is_scalar=True)
-    >>> evaluate("Mul", Given((shape, Small((2,), True)), ((3,), ()), {})).items
-    (2*batch, 6, 16)
+    >>> shape = evaluate("Shape", Given((None,), ((symbol("batch"), 3, 8),), {}))
+    >>> evaluate("Gather", Given((shape, small(0)), ((3,), ()), {})).item()
+    batch
+    >>> evaluate("Mul", Given((shape, small(2)), ((3,), ()), {})).tolist()
+    [2*batch, 6, 16]
     """
     rule = _RULES.get(op)
     if rule is None:
@@ -89,41 +102,43 @@ def evaluate(op: str, given: Given) -> Small | None:
         found = rule(given)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None  # a forged file may say anything
-    if found is None or len(found.items) > MAX_LITERAL or any(map(_is_huge, found.items)):
+    if found is None:
         return None
-    return found
+    value = found if hasattr(found, "flat") else _array([found], ())  # numpy unwraps single ones
+    return None if value.size > MAX_LITERAL or any(map(_is_huge, value.flat)) else value
 
 
 def _is_huge(item: Any) -> bool:
     if isinstance(item, int):
         return abs(item) >= 2**63
-    return bool(item.count_ops() > 100) if hasattr(item, "count_ops") else item is None
+    return bool(item.count_ops() > _MAX_OPERATIONS) if hasattr(item, "count_ops") else item is None
 
 
 # -- elements ------------------------------------------------------------------------------
 
 
 def _each(function: Callable[..., Any]) -> Rule:
-    """Apply a function of elements to all of them, a single one with every one of a list."""
+    """Apply a function to all elements, those of small operands broadcast."""
 
     def rule(given: Given) -> Small | None:
-        operands = given.values
-        if any(operand is None for operand in operands):
+        import numpy
+
+        if any(value is None for value in given.values):
             return None
-        known = [operand for operand in operands if operand is not None]
-        length = max(len(operand.items) for operand in known)
-        if any(len(operand.items) not in (1, length) for operand in known):
+        known = [value for value in given.values if value is not None]
+        shape = numpy.broadcast_shapes(*(value.shape for value in known))
+        if math.prod(shape) > MAX_LITERAL:
             return None
-        rows = (o.items if len(o.items) == length else o.items * length for o in known)
-        found = tuple(function(*row) for row in zip(*rows, strict=True))
-        return None if None in found else Small(found, all(o.is_scalar for o in known))
+        rows = (numpy.broadcast_to(value, shape).flat for value in known)
+        return _array((function(*row) for row in zip(*rows, strict=True)), shape)
 
     return rule
 
 
 def _divide(given: Given) -> Small | None:
     """Divide; integers are rounded towards zero, which is down for the sizes that these are."""
-    return _each(_quotient_of_integers if given.is_integer else _quotient)(given)
+    found: Small | None = _each(_quotient_of_integers if given.is_integer else _quotient)(given)
+    return found
 
 
 def _quotient(a: Any, b: Any) -> Any:
@@ -144,16 +159,9 @@ def _plain(found: Any) -> Any:
     return int(found) if getattr(found, "is_Integer", False) else found
 
 
-def _rounded(name: str) -> Rule:
-    def function(item: Any) -> Any:
-        import sympy
+def _by_sympy(name: str) -> Rule:
+    """Apply a function of sympy to all elements."""
 
-        return _plain(getattr(sympy, name)(item))
-
-    return _each(function)
-
-
-def _extreme(name: str) -> Rule:
     def function(*items: Any) -> Any:
         import sympy
 
@@ -166,13 +174,13 @@ def _equal(a: Any, b: Any) -> bool | None:
     difference = a - b
     if difference == 0:
         return True
-    zero = False if isinstance(difference, int | float) else difference.is_zero
+    zero = False if isinstance(difference, int) else difference.is_zero
     return None if zero is None else bool(zero)
 
 
 def _less(a: Any, b: Any) -> bool | None:
     difference = a - b
-    if isinstance(difference, int | float):
+    if isinstance(difference, int):
         return difference < 0
     negative: bool | None = difference.is_negative
     return negative
@@ -183,14 +191,20 @@ def _negated(found: bool | None) -> bool | None:
 
 
 def _cast(given: Given) -> Small | None:
-    (small,) = given.values
-    if small is None or not given.is_integer:
-        return small
-    return _rounded("floor")(given) if not all(map(_is_whole, small.items)) else small
+    value = given.value(0)
+    if value is None or not given.is_integer or all(map(_is_whole, value.flat)):
+        return value
+    found: Small | None = _by_sympy("floor")(given)
+    return found
 
 
 def _is_whole(item: Any) -> bool:
     return isinstance(item, int) or bool(getattr(item, "is_integer", False))
+
+
+# -- whole tensors -------------------------------------------------------------------------
+
+_VALUES = ("value", "value_int", "value_ints", "value_float", "value_floats")
 
 
 def _constant(given: Given) -> Small | None:
@@ -198,9 +212,14 @@ def _constant(given: Given) -> Small | None:
     return small(next((value for value in found if value is not None), None))
 
 
-_VALUES = ("value", "value_int", "value_ints", "value_float", "value_floats")
+def _of(function: Callable[..., Any]) -> Rule:
+    """Apply a function to the value of the first operand, and to what is given."""
 
-# -- lists ---------------------------------------------------------------------------------
+    def rule(given: Given) -> Any:
+        value = given.value(0)
+        return None if value is None else function(value, given)
+
+    return rule
 
 
 def _shape(given: Given) -> Small | None:
@@ -208,126 +227,130 @@ def _shape(given: Given) -> Small | None:
     if shape is None:
         return None
     start, end = given.attributes.get("start", 0), given.attributes.get("end", len(shape))
-    return Small(shape[start:end])
+    kept = shape[start:end]
+    return _array(kept, (len(kept),))
 
 
 def _size(given: Given) -> Small | None:
     shape = given.shape(0)
-    return None if shape is None else Small((_product(shape),), True)
+    return None if shape is None else _array([_product(shape)], ())
 
 
-def _product(items: Sequence[Any]) -> Any:
-    total: Any = 1
-    for item in items:
-        total = total * item
-    return total
+def _product(items: Iterable[Any]) -> Any:
+    return math.prod(items)
 
 
-def _gather(given: Given) -> Small | None:
-    data, indices = given.value(0), given.value(1)
-    if data is None or indices is None or given.attributes.get("axis", 0) not in (0, -1):
+def _gather(data: Small, given: Given) -> Any:
+    indices = given.value(1)
+    if indices is None:
         return None
-    return Small(tuple(data.items[i] for i in indices.items), indices.is_scalar)
+    return data.take(indices.astype(int), axis=given.attributes.get("axis", 0))
 
 
-def _slice(given: Given) -> Small | None:
-    data = given.value(0)
+def _slice(data: Small, given: Given) -> Small | None:
     starts, ends = given.numbers("starts", 1), given.numbers("ends", 2)
-    steps = given.numbers("steps", 4) or (1,)
-    if data is None or starts is None or ends is None or len(starts) != 1:
+    if starts is None or ends is None:
         return None
-    return Small(data.items[slice(starts[0], ends[0], steps[0])])
+    axes = given.numbers("axes", 3) or tuple(range(len(starts)))
+    steps = given.numbers("steps", 4) or (1,) * len(starts)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        # Backwards to the very first element there is no end that a slice could name.
+        last = None if step < 0 and end < -data.shape[axis] else end
+        place = [slice(None)] * data.ndim
+        place[axis] = slice(start, last, step)
+        data = data[tuple(place)]
+    return data
 
 
 def _concat(given: Given) -> Small | None:
-    parts = [small.items for small in given.values if small is not None]
-    return Small(tuple(sum(parts, ()))) if len(parts) == len(given.values) else None
+    import numpy
 
-
-def _as_list(given: Given) -> Small | None:
-    small = given.value(0)
-    return None if small is None or (given.shapes[0] or (1,)) != (len(small.items),) else small
-
-
-def _unsqueeze(given: Given) -> Small | None:
-    small = given.value(0)
-    return Small(small.items) if small is not None and small.is_scalar else None
-
-
-def _squeeze(given: Given) -> Small | None:
-    small = given.value(0)
-    return Small(small.items, True) if small is not None and len(small.items) == 1 else None
-
-
-def _reshape(given: Given) -> Small | None:
-    small, shape = given.value(0), given.value(1)
-    if small is None or shape is None or len(shape.items) > 1:
+    parts = [value for value in given.values if value is not None]
+    if len(parts) < len(given.values):
         return None
-    return Small(small.items, is_scalar=not shape.items)
+    return numpy.concatenate(parts, axis=given.attributes.get("axis", 0))
 
 
-def _constant_of_shape(given: Given) -> Small | None:
-    shape = given.value(0)
-    if shape is None or len(shape.items) > 1:
+def _unsqueeze(data: Small, given: Given) -> Small | None:
+    import numpy
+
+    axes = given.numbers("axes", 1)
+    return None if axes is None else numpy.expand_dims(data, axes)
+
+
+def _squeeze(data: Small, given: Given) -> Small:
+    return data.squeeze(given.numbers("axes", 1))
+
+
+def _reshape(data: Small, given: Given) -> Small | None:
+    shape = given.numbers("shape", 1)
+    if shape is None or len(shape) > 8:
         return None
-    count = shape.items[0] if shape.items else 1
+    return data.reshape([data.shape[i] if n == 0 else n for i, n in enumerate(shape)])
+
+
+def _transpose(data: Small, given: Given) -> Small:
+    return data.transpose(given.attributes.get("perm"))
+
+
+def _constant_of_shape(shape: Small, given: Given) -> Small | None:
+    dims = tuple(shape.flat)
     value = small(given.attributes.get("value", 0))
-    if not isinstance(count, int) or not 0 <= count <= MAX_LITERAL or value is None:
+    if value is None or len(dims) > 8 or not all(isinstance(n, int) and n >= 0 for n in dims):
         return None
-    return Small(value.items[:1] * count, is_scalar=not shape.items)
+    count = math.prod(dims)
+    return _array([value.flat[0]] * count, dims) if count <= MAX_LITERAL else None
 
 
 def _range(given: Given) -> Small | None:
-    bounds = [small.items[0] for small in given.values if small is not None and small.items]
+    bounds = [value.item() for value in given.values if value is not None]
     if len(bounds) != 3 or not all(isinstance(n, int) for n in bounds):
         return None
     found = range(*bounds)
-    return Small(tuple(found)) if len(found) <= MAX_LITERAL else None
+    return _array(found, (len(found),)) if len(found) <= MAX_LITERAL else None
 
 
-def _expand(given: Given) -> Small | None:
-    small, shape = given.value(0), given.value(1)
-    if small is None or shape is None or len(shape.items) != 1 or len(small.items) != 1:
+def _expand(data: Small, given: Given) -> Small | None:
+    import numpy
+
+    shape = given.numbers("shape", 1)
+    if shape is None or len(shape) > 8 or math.prod(shape) > MAX_LITERAL:
         return None
-    count = shape.items[0]
-    return Small(small.items * count) if isinstance(count, int) and count <= MAX_LITERAL else None
+    return numpy.broadcast_to(data, numpy.broadcast_shapes(data.shape, shape))
 
 
 def _reduce(function: Callable[[Sequence[Any]], Any]) -> Rule:
-    def rule(given: Given) -> Small | None:
-        small = given.value(0)
-        if small is None or not small.items:
+    """Apply a function to all elements of a list."""
+
+    def rule(data: Small, given: Given) -> Small | None:
+        if data.ndim > 1 or not data.size:
             return None
-        return Small((function(small.items),), not given.attributes.get("keepdims", 1))
+        kept = given.attributes.get("keepdims", 1)
+        return _array([function(list(data.flat))], (1,) * data.ndim if kept else ())
 
-    return rule
-
-
-def _choose(condition: Any, a: Any, b: Any) -> Any:
-    return a if condition else b
+    return _of(rule)
 
 
 _RULES: Mapping[str, Rule] = {
     "Add": _each(lambda a, b: a + b),
     "And": _each(lambda a, b: bool(a and b)),
     "Cast": _cast,
-    "Ceil": _rounded("ceiling"),
+    "Ceil": _by_sympy("ceiling"),
     "Concat": _concat,
     "Constant": _constant,
-    "ConstantOfShape": _constant_of_shape,
+    "ConstantOfShape": _of(_constant_of_shape),
     "Div": _divide,
     "Equal": _each(_equal),
-    "Expand": _expand,
-    "Flatten": _as_list,
-    "Floor": _rounded("floor"),
-    "Gather": _gather,
+    "Expand": _of(_expand),
+    "Floor": _by_sympy("floor"),
+    "Gather": _of(_gather),
     "Greater": _each(lambda a, b: _less(b, a)),
     "GreaterOrEqual": _each(lambda a, b: _negated(_less(a, b))),
     "Identity": lambda given: given.value(0),
     "Less": _each(_less),
     "LessOrEqual": _each(lambda a, b: _negated(_less(b, a))),
-    "Max": _extreme("Max"),
-    "Min": _extreme("Min"),
+    "Max": _by_sympy("Max"),
+    "Min": _by_sympy("Min"),
     "Mod": _each(lambda a, b: a % b),
     "Mul": _each(lambda a, b: a * b),
     "Neg": _each(lambda a: -a),
@@ -335,13 +358,14 @@ _RULES: Mapping[str, Rule] = {
     "Or": _each(lambda a, b: bool(a or b)),
     "Range": _range,
     "ReduceProd": _reduce(_product),
-    "ReduceSum": _reduce(lambda items: sum(items)),
-    "Reshape": _reshape,
+    "ReduceSum": _reduce(sum),
+    "Reshape": _of(_reshape),
     "Shape": _shape,
     "Size": _size,
-    "Slice": _slice,
-    "Squeeze": _squeeze,
+    "Slice": _of(_slice),
+    "Squeeze": _of(_squeeze),
     "Sub": _each(lambda a, b: a - b),
-    "Unsqueeze": _unsqueeze,
-    "Where": _each(_choose),
+    "Transpose": _of(_transpose),
+    "Unsqueeze": _of(_unsqueeze),
+    "Where": _each(lambda condition, a, b: a if condition else b),
 }

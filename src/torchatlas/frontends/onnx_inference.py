@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .onnx_contrib import stand_ins
 from .onnx_functions import domain
+from .onnx_operators import needed_operands
 from .onnx_proto import graphs
+from .onnx_sizes import MAX_RANK
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -74,10 +76,11 @@ def _asked(model: ModelProto, nodes: Sequence[NodeProto]) -> ModelProto:
     graph.initializer.extend(model.graph.initializer)
     for sparse in model.graph.sparse_initializer:
         _declare(graph, sparse.values.name, sparse.values.data_type, sparse.dims)
-    for node in nodes:
-        stand_ins(node, graph)
-    _ready(graph)
     versions = versions_of(model)
+    for node in nodes:
+        if _is_sound(node, versions):
+            stand_ins(node, graph)
+    _ready(graph, versions)
     for found in sorted({"", *_domains(graph)}):
         versions.setdefault(found, _DEFAULT_OPSET)
     imports = [OperatorSetIdProto(domain=name, version=n) for name, n in versions.items()]
@@ -101,7 +104,25 @@ def versions_of(model: ModelProto) -> dict[str, int]:
     }
 
 
-def _ready(graph: GraphProto) -> None:
+def _is_sound(node: NodeProto, versions: Mapping[str, int]) -> bool:
+    """Say whether ONNX's inference can be asked about a node without ending the process.
+
+    Its rules for some operators (EyeLike, LayerNormalization, GatherND) follow an operand that is
+    left out, and an axis that is none, out of their memory.
+    """
+    space = domain(node.domain)
+    needed = needed_operands(node.op_type, space, versions.get(space, _DEFAULT_OPSET))
+    if any(place >= len(node.input) or not node.input[place] for place in needed):
+        return False
+    for attribute in node.attribute:
+        if attribute.name in ("axis", "axes", "batch_dims"):
+            least = 0 if attribute.name == "batch_dims" else -MAX_RANK
+            if any(not least <= n <= MAX_RANK for n in (attribute.i, *attribute.ints)):
+                return False
+    return True
+
+
+def _ready(graph: GraphProto, versions: Mapping[str, int]) -> None:
     """Let go of metadata, which may be long, and of what stands in a nested graph by mistake."""
     for node in graph.node:
         node.ClearField("metadata_props")
@@ -111,8 +132,9 @@ def _ready(graph: GraphProto) -> None:
                 inner = list(body.node)
                 del body.node[:]
                 for nested in inner:
-                    stand_ins(nested, body)
-                _ready(body)
+                    if _is_sound(nested, versions):
+                        stand_ins(nested, body)
+                _ready(body, versions)
 
 
 def _domains(graph: GraphProto) -> Iterable[str]:

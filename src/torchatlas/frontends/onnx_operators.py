@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx.defs import OpSchema
 
 
 def _names(text: str) -> frozenset[str]:
@@ -103,19 +107,39 @@ def operands_of(op_type: str, domain: str, version: int) -> tuple[tuple[str, ...
     >>> operands_of("FusedMatMul", "com.microsoft", 1), operands_of("Mystery", "mine", 1)
     ((('A', 'B'), False), ((), False))
     """
-    from onnx import defs
-
     if domain == "com.microsoft" or (domain == "" and op_type == "SimplifiedLayerNormalization"):
         return tuple(_CONTRIB.get(op_type, "").split()), False
-    try:
-        schema = defs.get_schema(op_type, version, domain)
-    except defs.SchemaError:
-        if not defs.has(op_type, domain):
-            return (), False
-        schema = defs.get_schema(op_type, domain)
+    schema = _schema(op_type, domain, version)
+    if schema is None:
+        return (), False
     inputs = list(schema.inputs)
-    variadic = defs.OpSchema.FormalParameterOption.Variadic
+    variadic = schema.FormalParameterOption.Variadic
     return tuple(i.name for i in inputs), bool(inputs) and inputs[-1].option == variadic
+
+
+@cache
+def needed_operands(op_type: str, domain: str, version: int) -> tuple[int, ...]:
+    """Return the places of the operands that an operator cannot do without.
+
+    >>> needed_operands("Conv", "", 20), needed_operands("Loop", "", 20)
+    ((0, 1), ())
+    """
+    schema = _schema(op_type, domain, version)
+    if schema is None:
+        return ()
+    single = schema.FormalParameterOption.Single
+    return tuple(i for i, operand in enumerate(schema.inputs) if operand.option == single)
+
+
+@cache
+def _schema(op_type: str, domain: str, version: int) -> OpSchema | None:
+    """Return what ONNX says of an operator, in a newer version where that one does not have it."""
+    from onnx import defs
+
+    try:
+        return defs.get_schema(op_type, version, domain)
+    except defs.SchemaError:
+        return defs.get_schema(op_type, domain) if defs.has(op_type, domain) else None
 
 
 # -- constants -----------------------------------------------------------------------------

@@ -74,7 +74,8 @@ def arguments(
     args: dict[str, RecordArg] = {}
     for path, operand in zip(paths, operands, strict=True):
         key, *inner = path.split(".")
-        args[clean(key)] = _put(args.get(clean(key), literals.get(clean(key))), inner, operand)
+        key = clean(key) or "argument"
+        args[key] = _put(args.get(key, literals.get(key)), inner, operand)
     return {**args, **{key: value for key, value in literals.items() if key not in args}}
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..schema import Dim
-from .onnx_arithmetic import Given, Small
+from .onnx_arithmetic import Given
 
 Shape = tuple[Dim, ...]
 Rule = Callable[[Given], Sequence[Any] | None]
@@ -33,10 +33,10 @@ def shape_of(op: str, given: Given) -> Sequence[Any] | None:
 
 def _reshape(given: Given) -> Sequence[Any] | None:
     """Take the shape that an operand says: 0 copies a size, -1 is what is left."""
-    shape, target = given.shape(0), given.value(1)
+    shape, target = given.shape(0), given.list("shape", 1)
     if target is None:
         return None
-    found = list(target.items)
+    found: list[Any] = list(target)
     if not given.attributes.get("allowzero", 0):
         for i, size in enumerate(found):
             if size == 0 and isinstance(size, int):
@@ -63,14 +63,14 @@ def _target(position: int) -> Rule:
 
     def rule(given: Given) -> Sequence[Any] | None:
         target = given.value(position)
-        return None if target is None else target.items
+        return None if target is None else list(target.flat)
 
     return rule
 
 
 def _expand(given: Given) -> Sequence[Any] | None:
-    shape, target = given.shape(0), given.value(1)
-    return None if shape is None or target is None else _together(shape, target.items)
+    shape, target = given.shape(0), given.list("shape", 1)
+    return None if shape is None or target is None else _together(shape, target)
 
 
 def _broadcast(given: Given) -> Sequence[Any] | None:
@@ -210,32 +210,26 @@ def _concat(given: Given) -> Sequence[Any] | None:
 
 def _slice(given: Given) -> Sequence[Any] | None:
     shape = given.shape(0)
-    starts, ends = (_bounds(given, name, i) for i, name in ((1, "starts"), (2, "ends")))
+    starts, ends = given.list("starts", 1), given.list("ends", 2)
     if shape is None or starts is None or ends is None:
         return None
     axes = given.numbers("axes", 3) or tuple(range(len(starts)))
     steps = given.numbers("steps", 4) or (1,) * len(starts)
     found: list[Any] = list(shape)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        found[axis] = _cut(shape[axis], start, end) if step == 1 else None
+        found[axis] = _cut(shape[axis], start, end, step) if step > 0 else None
     return found
 
 
-def _bounds(given: Given, name: str, position: int) -> tuple[Any, ...] | None:
-    if name in given.attributes:
-        found: tuple[Any, ...] = given.attributes[name]
-        return found
-    small = given.value(position)
-    return None if small is None else small.items
-
-
-def _cut(size: Dim, start: Any, end: Any) -> Dim | None:
-    """Return the length of ``[start:end]`` of `size` elements, None where it is open.
+def _cut(size: Dim, start: Any, end: Any, step: int = 1) -> Dim:
+    """Return the length of ``[start:end:step]`` of `size` elements.
 
     >>> from torchatlas.expressions import symbol
     >>> n = symbol("n")
     >>> _cut(n, 0, 2**63 - 1), _cut(n, 1, n), _cut(10, 2, -1), _cut(n, 0, 4), _cut(512, 0, n)
     (n, n - 1, 7, Min(4, n), Min(512, n))
+    >>> _cut(n, 0, n, 2), _cut(7, 1, 7, 2)
+    (ceiling(n/2), 3)
     """
     import sympy
 
@@ -244,6 +238,8 @@ def _cut(size: Dim, start: Any, end: Any) -> Dim | None:
     found = sympy.sympify(last - first)
     if not found.is_nonnegative:
         found = sympy.Max(found, 0)
+    if step > 1:
+        found = sympy.ceiling(found / step)
     return int(found) if found.is_Integer else found
 
 
@@ -256,14 +252,14 @@ def _place(bound: Any, size: Dim) -> Any:
 
 
 def _tile(given: Given) -> Sequence[Any] | None:
-    shape, repeats = given.shape(0), given.value(1)
+    shape, repeats = given.shape(0), given.list("repeats", 1)
     if shape is None or repeats is None:
         return None
-    return [size * times for size, times in zip(shape, repeats.items, strict=True)]
+    return [size * times for size, times in zip(shape, repeats, strict=True)]
 
 
 def _pad(given: Given) -> Sequence[Any] | None:
-    shape, pads = given.shape(0), given.numbers("pads", 1)
+    shape, pads = given.shape(0), given.list("pads", 1)
     if shape is None or pads is None or given.value(3) is not None or len(given.values) > 3:
         return None
     count = len(shape)
@@ -271,31 +267,29 @@ def _pad(given: Given) -> Sequence[Any] | None:
 
 
 def _resize(given: Given) -> Sequence[Any] | None:
-    shape, scales, sizes = given.shape(0), given.value(2), given.value(3)
+    shape, sizes = given.shape(0), given.list("sizes", 3)
     if shape is None or "axes" in given.attributes:
         return None
-    if sizes is not None and len(sizes.items) == len(shape):
-        return sizes.items
-    return _scaled(shape, scales)
+    return sizes if sizes else _scaled(shape, given.list("scales", 2))
 
 
 def _upsample(given: Given) -> Sequence[Any] | None:
     shape = given.shape(0)
-    return None if shape is None else _scaled(shape, given.value(1))
+    return None if shape is None else _scaled(shape, given.list("scales", 1))
 
 
-def _scaled(shape: Shape, scales: Small | None) -> Sequence[Any] | None:
+def _scaled(shape: Shape, scales: Sequence[Any] | None) -> Sequence[Any] | None:
     import sympy
 
-    if scales is None or len(scales.items) != len(shape):
+    if not scales:
         return None
-    exact = (sympy.nsimplify(scale, rational=True) for scale in scales.items)
+    exact = (sympy.nsimplify(scale, rational=True) for scale in scales)
     found = [sympy.floor(size * scale) for size, scale in zip(shape, exact, strict=True)]
     return [int(size) if size.is_Integer else size for size in found]
 
 
 def _range(given: Given) -> Sequence[Any] | None:
-    bounds = [small.items[0] for small in given.values if small is not None and small.items]
+    bounds = [value.item() for value in given.values if value is not None]
     if len(bounds) != 3 or bounds[2] != 1:
         return None
     return [bounds[1] - bounds[0]]

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..schema import Dim, TensorMeta
-from .onnx_arithmetic import Given, Small, evaluate, small
+from .onnx_arithmetic import Given, evaluate, small
 from .onnx_functions import domain
 from .onnx_inference import Types, dimensions, infer
 from .onnx_proto import graphs, literal, values
@@ -23,10 +23,15 @@ from .onnx_sizes import Sizes, symbols_of
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
+    from .onnx_arithmetic import Small
+
 
 _MAX_ROUNDS = 4
 _MAX_OPERATIONS = 60
 """Operations that the expression of a size may have; with more it is a symbol of its own."""
+
+_MAX_WORK = 10_000
+"""Operations in all different expressions together, after which the rest stays open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ class Solver:
     ranked: dict[str, Shape] = field(default_factory=dict)
     _solved: dict[Any, Dim] = field(default_factory=dict)
     _mentioned: dict[Any, set[Any]] = field(default_factory=dict)
+    _seen: set[Any] = field(default_factory=set)
+    _work: int = 0
 
     def is_needed(self) -> bool:
         """Say whether inference left anything open."""
@@ -131,6 +138,8 @@ class Solver:
     def walk(self, nodes: Sequence[NodeProto]) -> None:
         """Solve for the sizes of all results of `nodes`."""
         for node in nodes:
+            if self._work > _MAX_WORK:
+                return
             if domain(node.domain) or not node.output:
                 continue
             if node.op_type == "Loop":
@@ -203,6 +212,9 @@ class Solver:
         found = shape_of(node.op_type, given)
         if found is None or not all(map(_is_size, found)):
             return
+        new = {size for size in found if hasattr(size, "count_ops")} - self._seen
+        self._seen |= new
+        self._work += sum(size.count_ops() for size in new)
         if known is None:
             if None not in found and name in self.metas:
                 self.ranked[name] = tuple(found)
