@@ -1,4 +1,4 @@
-"""Drive a headless Chromium over its DevTools protocol, and Netron in it."""
+"""Drive a headless Chromium over its DevTools protocol, and viewers in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -36,6 +37,9 @@ FLAGS = (
     # Netron's page would report to Google; a test speaks to nothing but this machine.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""What a page that draws with WebGL needs on a machine without a GPU."""
+
 KEYS = {"Escape": 27, "Enter": 13, "Backspace": 8}
 
 
@@ -122,8 +126,11 @@ class Page:
 
 
 @contextlib.contextmanager
-def open_page() -> Iterator[Page]:
-    """Start Chromium with an empty profile; skip the test without it, but fail it in CI."""
+def open_page(*flags: str) -> Iterator[Page]:
+    """Start Chromium with an empty profile; skip the test without it, but fail it in CI.
+
+    `flags` are its further options, such as `WEBGL`.
+    """
     binary = next(filter(None, map(shutil.which, BINARIES)), None)
     websocket = _websocket()
     if binary is None or websocket is None:
@@ -131,7 +138,7 @@ def open_page() -> Iterator[Page]:
         pytest.fail(problem) if os.environ.get("CI") else pytest.skip(problem)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [binary, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -241,4 +248,136 @@ def open_in_netron(path: Path, page: Page) -> Iterator[Netron]:
         if page.wait_for(shown, timeout=60) != "default":
             pytest.fail(page.evaluate("document.getElementById('message-text').innerText"))
         yield Netron(page)
+        page.goto("about:blank#")
+
+
+# -- Model Explorer ----------------------------------------------------------------------------
+
+_INFO_PANEL = """
+((icons) => Object.fromEntries(
+    [...document.querySelectorAll("info-panel .section")].map((section) => [
+        section.querySelector(".header").innerText.split("\\n").pop(),
+        Object.fromEntries([...section.querySelectorAll("tr")].map((row) =>
+            [...row.querySelectorAll("td")].map((cell) => cell.innerText.split("\\n")
+                .filter((line) => !icons.includes(line)).join(", ").trim()))),
+    ])
+))(["circle", "my_location", "unfold_more", "unfold_less"])
+"""
+
+
+class ModelExplorer:
+    """Model Explorer with a graph open in it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    @property
+    def panel(self) -> dict[str, dict[str, str]]:
+        """What the side panel says, by section and key."""
+        return self.page.evaluate(_INFO_PANEL)
+
+    def find(self, name: str) -> dict[str, dict[str, str]]:
+        """Search for the node with the id `name`, select it, and return the side panel."""
+        field = "document.querySelector('search-bar input')"
+        found = "[...document.querySelectorAll('search-bar .edge-node .label-and-metadata')]"
+        self.page.evaluate(f"({field}.value = '', {field}.dispatchEvent(new Event('input')))")
+        self.page.wait_for(f"{found}.length === 0")
+        self.page.evaluate(f"{field}.focus()")
+        self.page.call("Input.insertText", text=f"^id:{re.escape(name)}$")
+        self.page.wait_for(f"{found}.length === 1")
+        click = "new MouseEvent('click', {altKey: true, bubbles: true})"
+        self.page.evaluate(f"{found}[0].dispatchEvent({click})")
+        shown = name.replace("\\/", "/").strip()  # the page takes \\/ for an escaped slash
+        chosen = f"({_INFO_PANEL.strip()}).ATTRIBUTES?.id === {json.dumps(shown)}"
+        self.page.wait_for(chosen, timeout=20)
+        return self.panel
+
+
+@contextlib.contextmanager
+def open_in_model_explorer(path: Path, page: Page) -> Iterator[ModelExplorer]:
+    """Serve the graph at `path` in Model Explorer and wait until it is drawn."""
+    with serving(path, viewer="model-explorer") as url:
+        page.goto(url)
+        page.wait_for("document.querySelector('search-bar input') !== null", timeout=60)
+        page.wait_for("document.querySelector('info-panel') !== null", timeout=60)
+        yield ModelExplorer(page)
+        page.goto("about:blank#")
+
+
+# -- TensorBoard -------------------------------------------------------------------------------
+
+_DEEP = """
+window.deep = (selector, root = document) => {
+    const found = [...root.querySelectorAll(selector)];
+    for (const element of root.querySelectorAll("*"))
+        if (element.shadowRoot) found.push(...window.deep(selector, element.shadowRoot));
+    return found;
+}
+true
+"""
+_NODE_CARD = """
+Object.fromEntries(deep(".attr-left").map((left, i) =>
+    [left.innerText, deep(".attr-right")[i].innerText]))
+"""
+
+
+class TensorBoard:
+    """TensorBoard with a graph open in it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    @property
+    def drawn(self) -> list[str]:
+        """The names of the nodes that are drawn, those inside folded ones left out."""
+        return self.page.evaluate("deep('g.node').map((node) => node.getAttribute('data-name'))")
+
+    def search(self, name: str) -> list[str]:
+        """Return what the search finds by the exact text `name`, which must be something."""
+        field, found = "deep('#runs-regex')[0]", "deep('#search-match')"
+        self.page.evaluate(f"({field}.value = '', {field}.focus())")
+        self.page.wait_for(f"{found}.length === 0")
+        self.page.call("Input.insertText", text=re.escape(name))
+        self.page.wait_for(f"{found}.length > 0")
+        return self.page.evaluate(f"{found}.map((match) => match.innerText)")
+
+    def find(self, name: str) -> dict[str, str]:
+        """Search for the node `name`, select it, and return the attributes on its card."""
+        matches = self.search(name)
+        assert name in matches
+        self.page.evaluate(f"deep('#search-match')[{matches.index(name)}].click()")
+        shown = f"deep('tf-node-info')[0]?._node?.name === {json.dumps(name)}"
+        self.page.wait_for(f"{shown} && deep('.attr-left').length > 0")
+        texts = self.page.evaluate(_NODE_CARD)
+        return {key: _plain(text) for key, text in texts.items()}
+
+    @property
+    def neighbours(self) -> dict[str, str]:
+        """The inputs and outputs on the card, each with the shape of what flows."""
+        rows = "deep('tf-node-list-item').map((row) => row.shadowRoot.textContent)"
+        texts = [text.rpartition("}")[2].split() for text in self.page.evaluate(rows)]
+        return {words[0]: " ".join(words[1:]) for words in texts}
+
+    def choose_tag(self, tag: str) -> list[str]:
+        """Choose a tag of recorded runs; return what can then be coloured by."""
+        items = "deep('paper-item').filter((item) => item.innerText === {})"
+        self.page.evaluate(f"{items.format(json.dumps(tag))}[0].click()")
+        self.page.wait_for("!deep('paper-radio-button').find((b) => b.name === 'memory').disabled")
+        offered = "deep('paper-radio-button').filter((b) => !b.disabled).map((b) => b.innerText)"
+        return [text.strip() for text in self.page.evaluate(offered)]
+
+
+def _plain(text: str) -> str:
+    """Return the value of an attribute, which TensorBoard shows as JSON with its type."""
+    return str(next(iter(json.loads(text).values()))) if text.startswith("{") else text
+
+
+@contextlib.contextmanager
+def open_in_tensorboard(path: Path, page: Page) -> Iterator[TensorBoard]:
+    """Serve the graph at `path` in TensorBoard and wait until it is drawn."""
+    with serving(path, viewer="tensorboard") as url:
+        page.goto(url)
+        page.evaluate(_DEEP)
+        page.wait_for("deep('g.node').length > 0", timeout=60)
+        yield TensorBoard(page)
         page.goto("about:blank#")

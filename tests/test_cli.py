@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import torchatlas as ta
+from torchatlas.exporters import FORMATS, suffix_of
 
 NET = """
 import time
@@ -83,6 +84,18 @@ def test_capture_writes_three_files_and_prints_the_summary(saved):
     assert ta.totals(ta.load(out / "Net.json")).macs == 8 * 32 * 16
 
 
+def test_all_formats_on_request(saved, tmp_path):
+    _, out = saved
+    done = run("export", out / "Net.json", "--to", "all", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = sorted(f"Net{suffix_of(format)}" for format in FORMATS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    # What was read is not written over.
+    again = run("export", tmp_path / "Net.structure.onnx", "--to", "all")
+    assert again.returncode == 0, again.stderr
+    assert f"wrote {tmp_path / 'Net.structure.html'}" in again.stdout
+
+
 def test_export_from_a_saved_graph(saved, tmp_path):
     _, out = saved
     done = run("export", out / "Net.json", "--to", "dot", "--to", "onnx", "--out", tmp_path)
@@ -138,7 +151,7 @@ FAILURES = [
     (("capture", "{net}:Nett", "--input", "8x32"), 2, ["has no 'Nett'", "did you mean Net?"]),
     (("capture", "{net}:Net"), 2, ["input is not known", "--input"]),
     (("capture", "{net}:Net", "--input", "8by32"), 2, ["is no input", "1x3x224x224"]),
-    (("capture", "{net}:Net", "--input", "8x32", "--format", "pdf"), 2, ["no format 'pdf'", "dot"]),
+    (("capture", "{net}:Net", "--input", "8x32", "--format", "xls"), 2, ["no format 'xls'", "dot"]),
     (("capture", "{net}:Net", "--input", "8x32", "--frontend", "jit"), 2, ["no front end 'jit'"]),
     (
         ("capture", "{net}:Net", "--input", "8x32", "--weights", "all"),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,8 @@ def run(tmp_path: Path):
         )
         assert done.returncode == 0, done.stderr
         assert list(here.iterdir()) == [], "an example writes only into the folder it is given"
-        assert not [p for p in temporary.iterdir() if not p.name.startswith("torchinductor")]
+        left = ("torchinductor", "org.chromium", ".org.chromium")  # not ours
+        assert not [p for p in temporary.iterdir() if not p.name.startswith(left)]
         return done.stdout
 
     return run_in_process
@@ -137,6 +139,22 @@ def test_training_step(run):
     assert sizes["optimizer"] == "93.5"  # two moments of each
     saved = re.findall(r"^  (\S+): [\d.]+ MB$", printed, re.MULTILINE)
     assert {"bn1/native_batch_norm", "conv1/convolution"} <= set(saved)
+
+
+@pytest.mark.browser
+def test_screenshots(run, tmp_path):
+    if shutil.which("chromium") is None:
+        pytest.fail("no chromium") if os.environ.get("CI") else pytest.skip("no chromium")
+    run("screenshots.py", str(tmp_path))
+    shots = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert shots == [
+        f"{n}.png" for n in ("model_explorer", "netron", "picture", "report", "tensorboard")
+    ]
+    from PIL import Image
+
+    for name in shots:
+        with Image.open(tmp_path / name) as shot:
+            assert len(shot.getcolors()) > 16, f"{name} is blank"
 
 
 def test_graph_breaks(run):

@@ -176,9 +176,8 @@ def test_require_names_who_writes_the_key():
 
 def test_every_key_is_declared_with_its_writer():
     for key, field in NODE_FIELDS.items():
-        assert field.doc and field.by.partition(".")[0] in ("frontends", "graph", "annotations"), (
-            key
-        )
+        writers = ("frontends", "graph", "annotations", "transforms")
+        assert field.doc and field.by.partition(".")[0] in writers, key
 
 
 def test_unknown_costs_are_listed_and_never_zero():

@@ -9,7 +9,7 @@ from torch import nn
 import models
 import torchatlas as ta
 from torchatlas.errors import UsageError
-from torchatlas.text import module_tree
+from torchatlas.modules import module_tree
 
 
 def lines(summary):

@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from .compiled import recorded, recording
     from .errors import AtlasError
     from .exporters import export
+    from .exporters.dot_pydot import to_pydot
+    from .exporters.tensorboard_events import add_graph
     from .graph import ModelGraph, validate
     from .reading import load
     from .sums import totals
     from .text import summary, to_text
     from .transforms.bind import bind
+    from .transforms.collapse import collapse
     from .viewing import view
 
 __all__ = [
@@ -47,15 +50,18 @@ __all__ = [
     "Cost",
     "ModelGraph",
     "__version__",
+    "add_graph",
     "annotate",
     "bind",
     "capture",
+    "collapse",
     "export",
     "flop_formula",
     "load",
     "recorded",
     "recording",
     "summary",
+    "to_pydot",
     "to_text",
     "totals",
     "validate",
@@ -66,15 +72,18 @@ _HOMES = {
     "AtlasError": "errors",
     "Cost": "annotations",
     "ModelGraph": "graph",
+    "add_graph": "exporters.tensorboard_events",
     "annotate": "annotations",
     "bind": "transforms",
     "capture": "api",
+    "collapse": "transforms",
     "export": "exporters",
     "flop_formula": "annotations",
     "load": "reading",
     "recorded": "compiled",
     "recording": "compiled",
     "summary": "text",
+    "to_pydot": "exporters.dot_pydot",
     "to_text": "text",
     "totals": "sums",
     "validate": "graph",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import AtlasError, FormatError, UsageError
+from .errors import AtlasError, FormatError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from .graph import ModelGraph
@@ -76,7 +76,7 @@ def capture(
     input: Input = [],  # noqa: B006
     arg: Arguments = [],  # noqa: B006
     format: Annotated[
-        list[str], typer.Option("--format", help="onnx, onnx-structure, dot or json.")
+        list[str], typer.Option("--format", help="svg, html, netron and others, or all.")
     ] = ["onnx", "dot", "json"],  # noqa: B006
     weights: Weights = "include",
     frontend: Frontend = "auto",
@@ -90,14 +90,14 @@ def capture(
     mode: Mode = "forward",
 ) -> None:
     """Capture MODEL, print its summary and write it to OUT."""
-    formats = [_format(name) for name in format]
+    formats = _formats(format)
     _weights(weights)
     name = re.sub(r"[^\w.-]", "_", model.rpartition(":")[2]) or "model"
     graph = _capture(model, input, arg, frontend, train, fake, include_source, dynamic, mode)
     _print(graph.summary(depth=depth))
     _make_folder(out)
     for chosen in formats:
-        _write(graph, out / f"{name}{_suffix(chosen)}", chosen, weights)
+        _write(graph, out / f"{name}{_suffix(chosen)}", chosen, weights, optional="all" in format)
 
 
 @app.command()
@@ -105,7 +105,9 @@ def export(
     file: Annotated[
         Path, typer.Argument(help="A saved .json graph, a .pt2 of torch.export.save, or an .onnx.")
     ],
-    to: Annotated[list[str], typer.Option("--to", help="onnx, dot or json; may be repeated.")],
+    to: Annotated[
+        list[str], typer.Option("--to", help="onnx, svg, html and others, or all; may be repeated.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; by default beside FILE.")
     ] = None,
@@ -115,15 +117,18 @@ def export(
 
     The ONNX holds the structure, no weights, unless a .pt2 file was loaded with --trust.
     """
-    formats = [_format(name) for name in to]
+    formats = _formats(to)
     folder = out if out is not None else file.parent
     targets = [folder / f"{file.stem}{_suffix(chosen)}" for chosen in formats]
+    if "all" in to:  # but for the file itself
+        rows = [row for row in zip(formats, targets, strict=True) if not _is_same(row[1], file)]
+        formats, targets = [row[0] for row in rows], [row[1] for row in rows]
     if file.suffix != ".json" and any(_is_same(target, file) for target in targets):
         raise UsageError(f"this would overwrite {str(file)!r}", hint="give another folder as --out")
     graph = _load(file, trust)
     _make_folder(folder)
     for chosen, target in zip(formats, targets, strict=True):
-        _write(graph, target, chosen)
+        _write(graph, target, chosen, optional="all" in to)
 
 
 @app.command()
@@ -207,14 +212,30 @@ def schema() -> None:
 
 @app.command()
 def view(
-    file: Annotated[Path, typer.Argument(help="An .onnx or .dot file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="What torchatlas wrote, a .pt2 or .onnx model, or a folder of TensorBoard's."
+        ),
+    ],
+    viewer: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="netron, model-explorer, tensorboard or browser; by default the one that the "
+            "suffix means.",
+        ),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port on loopback; free by default.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
-    """Show FILE in Netron, on this machine only, until Ctrl-C."""
+    """Show FILE in a viewer, on this machine only, until Ctrl-C."""
     from .viewing import view as show
 
-    show(file, port=port, browser=browser, announce=lambda url: print(f"{file} is shown at {url}"))
+    def announce(url: str) -> None:
+        print(f"{file} is shown at {url}", flush=True)
+
+    show(file, viewer=viewer, port=port, browser=browser, announce=announce)
 
 
 def _is_file(model: str, trust: bool) -> bool:
@@ -276,14 +297,18 @@ def _capture(
     )
 
 
-def _format(name: str) -> str:
-    from .exporters import format_of
+def _formats(names: Sequence[str]) -> list[str]:
+    from .exporters import FORMATS, format_of
 
-    return format_of("", name)
+    if "all" in names:
+        return list(FORMATS)
+    return [format_of("", name) for name in names]
 
 
 def _suffix(format: str) -> str:
-    return {"onnx-structure": ".structure.onnx"}.get(format, f".{format}")
+    from .exporters import suffix_of
+
+    return suffix_of(format)
 
 
 def _weights(choice: str) -> None:
@@ -303,12 +328,25 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _write(graph: ModelGraph, path: Path, format: str, weights: str | None = None) -> None:
+def _write(
+    graph: ModelGraph,
+    path: Path,
+    format: str,
+    weights: str | None = None,
+    *,
+    optional: bool = False,
+) -> None:
     from .exporters import export as write
 
     options: dict[str, Any] = {"weights": weights} if weights and format == "onnx" else {}
-    write(graph, path, format, **options)
-    print(f"wrote {path}")
+    try:
+        write(graph, path, format, **options)
+    except MissingExtraError as error:
+        if not optional:
+            raise
+        print(f"left out {path}: {error}", file=sys.stderr)
+    else:
+        print(f"wrote {path}")
 
 
 def _print(renderable: Any) -> None:

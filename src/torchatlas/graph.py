@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import networkx as nx
 
@@ -21,7 +20,8 @@ from .names import (
     op_leaf,
     path_to_id,
 )
-from .records import OpRecord, Value, map_values, values
+from .ordering import Memory
+from .records import OpRecord, Value, map_values
 from .schema import (
     EDGE_FIELDS,
     GRAPH_FIELDS,
@@ -32,7 +32,6 @@ from .schema import (
     Module,
     Symbol,
     TensorMeta,
-    Use,
 )
 from .validation import check_edge, check_graph, check_keys, check_node
 
@@ -83,6 +82,17 @@ class ModelGraph(_DiGraph):
         from .exporters import export
 
         export(self, path, format=format, **options)
+
+    def to_frame(self, library: Literal["pandas", "polars"] | None = None) -> Any:
+        """Return the nodes as a data frame; see `torchatlas.exporters.table.frame`."""
+        from .exporters import table
+
+        return table.frame(self, library)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from .exporters import notebook
+
+        return notebook.mimebundle(self)
 
     def __str__(self) -> str:
         name = self.graph.get("name", "")
@@ -150,44 +160,48 @@ def _build(
     graph = ModelGraph(schema=VERSION, **attrs)
     names, ids = UniqueNames(), dict[str, str]()
     outputs = dict[str, tuple[TensorMeta | None, ...]]()
-    stacks = dict[tuple[Module, ...], tuple[Module, ...]]()
-    memory = _Memory()
+    stacks = dict[int, tuple[Module, ...]]()  # by identity: records of one call share theirs
+    sizes = dict[int, Dim]()
+    memory = Memory()
     known: dict[str, dict[str, Any]] = {record.like: {} for record in records if record.like}
+
+    def meta(value: Value) -> TensorMeta | None:
+        current = memory.now.get(value, value)
+        return outputs[current.key][current.output]
+
+    def size(key: str, output: int) -> Dim:
+        made = outputs[key][output]
+        if id(made) not in sizes:
+            sizes[id(made)] = 0 if made is None else made.nbytes
+        return sizes[id(made)]
+
     for index, record in enumerate(records):
         node = ids[record.key] = names.take(_wanted_id(record))
         outputs[record.key] = record.outputs
-
-        def meta(value: Value) -> TensorMeta | None:
-            current = memory.now.get(value, value)
-            return outputs[current.key][current.output]
-
-        stack = stacks.get(record.stack)
+        stack = stacks.get(id(record.stack))
         if stack is None:
             stack = _with_containers(record.stack, attrs.get("modules", {}))
-            stacks[record.stack] = stack
+            stacks[id(record.stack)] = stack
         if record.like:
             made = {**known[record.like], **_place(index, record, stack)}
         else:
             args = {name: map_values(arg, meta) for name, arg in record.args.items()}
             made = _node_attrs(index, record, args, stack)
             if record.key in known:
-                known[record.key] = dict(made)
-                known[record.key].pop("source", None)
-        graph.add_node(node, **made)
+                known[record.key] = {k: value for k, value in made.items() if k != "source"}
         uses = memory.step(index, record)
-        if record.outputs:
-            graph.nodes[node]["storages"] = memory.numbers(record)
-        if freed := tuple(memory.number[s] for s in record.frees if s in memory.number):
-            graph.nodes[node]["frees"] = freed
+        made.update(memory.keys(record))
         if record.subgraphs:
-            graph.nodes[node].update(_nested(record, node, graph.graph, loops, ids))
+            made.update(_nested(record, node, graph.graph, loops, ids))
+        graph.add_node(node, **made)
         for key, edge_uses in uses.items():
             flowing = {use.output for use in edge_uses if use.output is not None}
-            metas = (outputs[key][output] for output in flowing)
-            size = sum((m.nbytes for m in metas if m is not None), 0)
-            graph.add_edge(ids[key], node, uses=tuple(edge_uses), bytes=size)
+            amount = sum((size(key, output) for output in flowing), 0)
+            graph.add_edge(ids[key], node, uses=tuple(edge_uses), bytes=amount)
     for record in records:
-        graph.nodes[ids[record.key]].update((key, ids[r]) for key, r in record.links.items())
+        if record.links:
+            links = ((key, ids[r]) for key, r in record.links.items())
+            graph.nodes[ids[record.key]].update(links)
     return graph, ids
 
 
@@ -311,91 +325,6 @@ def _node_attrs(
     }
     attrs.update((key, value) for key, value in optional.items() if value)
     return attrs
-
-
-@dataclass(slots=True)
-class _Memory:
-    """Follows which record made each value, and who last wrote or read its memory."""
-
-    made_at: dict[str, int] = field(default_factory=dict)
-    storage: dict[Value, Hashable] = field(default_factory=dict)
-    now: dict[Value, Value] = field(default_factory=dict)
-    names: dict[Value, list[Value]] = field(default_factory=dict)
-    writer: dict[Hashable, str] = field(default_factory=dict)
-    readers: dict[Hashable, list[str]] = field(default_factory=dict)
-    number: dict[Hashable, int] = field(default_factory=dict)
-
-    def numbers(self, record: OpRecord) -> tuple[int, ...]:
-        """Return, for each output of `record`, the number of the memory behind it."""
-        storages = (self.storage[Value(record.key, i)] for i in range(len(record.outputs)))
-        return tuple(self.number.setdefault(storage, len(self.number)) for storage in storages)
-
-    def step(self, index: int, record: OpRecord) -> dict[str, list[Use]]:
-        """Return, by the key of an earlier record, the uses that `record` makes of it."""
-        uses: dict[str, list[Use]] = {}
-        reads: list[tuple[str, Value]] = []
-        for name, arg in record.args.items():
-            reads += values(arg, name)
-        for path, value in reads:
-            current = self.now.get(value, value)
-            uses.setdefault(current.key, []).append(Use(current.output, path))
-        written = self._written(record, reads) if record.writes else {}
-        for before in self._order(record, reads, written):
-            if before != record.key and before not in uses:
-                uses[before] = [Use(None, "after")]
-        self._remember(index, record, reads, written)
-        return uses
-
-    def _written(self, record: OpRecord, reads: list[tuple[str, Value]]) -> dict[Hashable, Value]:
-        return {
-            self.storage[value]: value
-            for path, value in reads
-            if path in record.writes or path.partition(".")[0] in record.writes
-        }
-
-    def _order(
-        self, record: OpRecord, reads: list[tuple[str, Value]], written: Mapping[Hashable, Value]
-    ) -> Iterator[str]:
-        for _, value in reads:
-            writer = self.writer.get(self.storage[value])
-            made = self.now.get(value, value).key
-            if writer is not None and self.made_at[writer] > self.made_at[made]:
-                yield writer
-        for storage in written:
-            yield from self.readers.get(storage, ())
-
-    def _remember(
-        self,
-        index: int,
-        record: OpRecord,
-        reads: list[tuple[str, Value]],
-        written: Mapping[Hashable, Value],
-    ) -> None:
-        self.made_at[record.key] = index
-        own = record.storages or (None,) * len(record.outputs)
-        produced = {s for s in own if s is not None}
-        for i, storage in enumerate(own):
-            value = Value(record.key, i)
-            self.storage[value] = value if storage is None else storage
-        for _, value in reads:
-            storage = self.storage[value]
-            if storage not in produced and storage not in written:
-                self.readers.setdefault(storage, []).append(record.key)
-        for storage, value in written.items():
-            self.writer[storage], self.readers[storage] = record.key, []
-            same = [i for i, s in enumerate(own) if s == storage]
-            if same:
-                self._replace(value, Value(record.key, same[0]))
-
-    def _replace(self, old: Value, new: Value) -> None:
-        # Reading `x` after `x.add_(1)` reads what add_ returned, as does reading an earlier
-        # name of x: `y = x.relu_(); y.add_(1)` leaves x, y and the last result one tensor.
-        current = self.now.get(old, old)
-        names = self.names.pop(current, [current])
-        names.append(new)
-        for value in names:
-            self.now[value] = new
-        self.names[new] = names
 
 
 def validate(graph: _DiGraph) -> None:

@@ -227,7 +227,7 @@ def inside(node: Mapping[str, Any]) -> Dim:
         needed = [live for _, live in timeline(found)]
         given = sum((s.nbytes for s in found.storages if _is_input(body, s)), 0)
         made = 0 if looped else sum((m.nbytes for m in node["outputs"] if m is not None), 0)
-        extra = _maximum([extra, *(_plain(live - given - made) for live in needed)])
+        extra = maximum([extra, *(_plain(live - given - made) for live in needed)])
     return extra
 
 
@@ -239,7 +239,8 @@ def _is_input(graph: _DiGraph, storage: Storage) -> bool:
     return bool(graph.nodes[storage.node]["kind"] == "input")
 
 
-def _maximum(sizes: Sequence[Dim]) -> Dim:
+def maximum(sizes: Sequence[Dim]) -> Dim:
+    """Return the largest of `sizes`; of symbolic ones, an expression for it."""
     largest = list(_largest(dict.fromkeys(sizes, "")))
     if len(largest) == 1:
         return largest[0]
@@ -292,15 +293,18 @@ def peak(graph: _DiGraph) -> Peak | None:
     """Return the most memory that is in use at once, None where `live_bytes` is not known.
 
     Symbolic sizes are compared for every value of their symbols. Where which node needs the most
-    depends on them, `nbytes` is the largest of several expressions, and no node is named.
+    depends on them, `nbytes` is the largest of several expressions, and no node is named. Of a
+    collapsed graph the module is known in which it is, and not what is alive.
     """
     nodes = [(name, node["live_bytes"]) for name, node in in_order(graph) if "live_bytes" in node]
     if not nodes:
         return None
     largest = _largest({size: name for name, size in reversed(nodes)})
     if len(largest) > 1:
-        return Peak(_maximum(list(largest)), "", {}, {})
-    (node,) = largest.values()
+        return Peak(maximum(list(largest)), "", {}, {})
+    ((size, node),) = largest.items()
+    if any("contains" in found for _, found in graph.nodes(data=True)):
+        return Peak(size, node, {}, {})  # what was alive at the time went when it collapsed
     return memory_at(graph, node)
 
 
@@ -346,6 +350,9 @@ def saved_for_backward(graph: _DiGraph) -> dict[str, Dim]:
     >>> saved_for_backward(ta.capture(model, torch.zeros(2, 8), mode="training"))
     {'1/sigmoid': 32}
     """
+    told = {n: node["saved_bytes"] for n, node in graph.nodes(data=True) if "saved_bytes" in node}
+    if told:
+        return told
     found = lifetimes(graph)
     kept = {
         id(found.behind[name][i]) for name, node in found.nodes for i in node.get("saved", ())

@@ -19,7 +19,7 @@ class Value(NamedTuple):
 RecordArg = Union[Arg, Value, tuple["RecordArg", ...], Mapping[str, "RecordArg"]]  # noqa: UP007
 
 
-@dataclass(slots=True)
+@dataclass
 class OpRecord:
     """One input, parameter, op or output, as a front end saw it.
 
@@ -63,8 +63,7 @@ class OpRecord:
 def copy(record: OpRecord) -> OpRecord:
     """Return a record with the same content: many times faster than `dataclasses.replace`."""
     made = object.__new__(OpRecord)
-    for name in OpRecord.__slots__:
-        setattr(made, name, getattr(record, name))
+    made.__dict__.update(record.__dict__)
     return made
 
 

@@ -232,6 +232,14 @@ class NodeAttrs(TypedDict, total=False):
         Mapping[str, Any], Field("bodies of a control flow op: name -> ModelGraph", "graph")
     ]
     trips: Annotated[Dim, Field("how often a loop runs its body; absent for 1", "graph")]
+    contains: Annotated[
+        Mapping[str, int],
+        Field("ops that a collapsed module stands for: op -> how many", "transforms.collapse"),
+    ]
+    uncounted: Annotated[
+        Mapping[str, int],
+        Field("those of them whose cost is unknown; costs leave them out", "transforms.collapse"),
+    ]
     # training
     differentiates: Annotated[
         str, Field("forward op that an op of the backward pass differentiates", "frontends")
@@ -284,6 +292,14 @@ class NodeAttrs(TypedDict, total=False):
     ]
     live_bytes: Annotated[
         Dim, Field("memory in use while the node runs", "annotations.liveness", "B")
+    ]
+    saved_bytes: Annotated[
+        Dim,
+        Field(
+            "memory set aside in a collapsed module that autograd keeps",
+            "transforms.collapse",
+            "B",
+        ),
     ]
     # place
     device: Annotated[str, Field("device of the first tensor produced", "annotations.placement")]

@@ -82,15 +82,27 @@ def totals(graph: _DiGraph) -> Totals:
     ops = 0
     for _, node in in_order(graph):
         if node["kind"] == "op":
-            ops += 1
-            if node.get("flops") is None:
-                unknown[node["op"]] += 1
+            inside, uncounted = ops_of(node)
+            ops += sum(inside.values())
+            unknown.update(uncounted)
         for key in SUMMED:
             value = node.get(key)
             if value is not None:
                 terms[key].append(value)
     sums: Any = {key: add_up(values) for key, values in terms.items()}
     return Totals(**sums, ops=ops, unknown=dict(unknown), peak=peak(graph))
+
+
+def ops_of(node: Mapping[str, Any]) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Return the ops that an op node stands for, and those whose cost is unknown; how many each.
+
+    >>> ops_of({"op": "aten.svd", "flops": None})
+    ({'aten.svd': 1}, {'aten.svd': 1})
+    >>> ops_of({"op": "module.Block", "contains": {"aten.mm": 2, "aten.svd": 1}, "flops": 64})
+    ({'aten.mm': 2, 'aten.svd': 1}, {})
+    """
+    inside = node.get("contains") or {node["op"]: 1}
+    return inside, inside if node.get("flops") is None else node.get("uncounted", {})
 
 
 def add_up(terms: Sequence[Dim]) -> Dim:

@@ -36,6 +36,12 @@ def _all_indices(value: object) -> bool:
     return isinstance(value, tuple) and all(map(_is_index, value))
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(op, str) and _is_index(count) and count for op, count in value.items()
+    )
+
+
 _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         ("op", "overload", "target", "module", "module_type", "source", "device", "cost_source"),
@@ -53,6 +59,7 @@ _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
             "bytes_written",
             "comm_bytes",
             "live_bytes",
+            "saved_bytes",
             "trips",
         ),
         is_dim,
@@ -60,6 +67,7 @@ _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("aliases", "tags", "writes"), _all(str)),
     **dict.fromkeys(("index", "first_use", "last_use"), _is_index),
     **dict.fromkeys(("storages", "frees", "saved"), _all_indices),
+    **dict.fromkeys(("contains", "uncounted"), _is_count),
     "kind": KINDS.__contains__,
     "phase": ("forward", "backward", "optimizer").__contains__,
     "module_stack": _all(Module),

@@ -21,14 +21,17 @@ import onnx_files
 import torchatlas as ta
 from onnx_files import all_nodes, call, difference, facts, load, refer, run
 from torchatlas.errors import FormatError
-from torchatlas.exporters.onnx_metadata import properties, text
+from torchatlas.exporters.onnx_metadata import places, properties, text
 from torchatlas.exporters.onnx_model import render
 from torchatlas.graph import op_nodes
 
 TOLERANCE = 1e-4
 """Of the largest output. bfloat16 keeps three digits, so regions under autocast get more."""
 
-COSTS = ("macs", "flops", "flops_other", "bytes_read", "bytes_written")
+COSTS = (
+    "macs", "flops", "flops_other", "flops_effective", "int_ops", "bytes_read", "bytes_written",
+    "comm_bytes",
+)  # fmt: skip
 
 
 class HalfRegion(nn.Module):
@@ -95,13 +98,13 @@ def test_onnxruntime_computes_what_the_model_does(name, rendered):
 
 @params
 def test_every_node_says_where_it_comes_from(name, rendered, graph_of):
-    graph, model = graph_of(name), load(rendered(name).content)
+    known, model = places(graph_of(name)), load(rendered(name).content)
     nodes = [*all_nodes(model.graph)]
     assert len({node.name for node in nodes}) == len(nodes)
     for node in nodes:
         found = facts(node)
         ids = json.loads(found.get("ids", "null")) or [found["id"]]
-        assert all(id in graph for id in ids) and ids[0] == found["id"]
+        assert all(id in known for id in ids) and ids[0] == found["id"]
         assert next(iter(found)) == "id" and all(len(key) <= 15 for key in found)
     owners = {node.name for node in nodes}
     told = {facts(node)["id"] for node in nodes}
@@ -142,10 +145,10 @@ def test_nodes_compute_what_the_ops_they_name_do(name, rendered, graph_of):
 
 @params
 def test_metadata_is_the_annotations(name, rendered, graph_of):
-    graph, model = graph_of(name), load(rendered(name).content)
+    known, model = places(graph_of(name)), load(rendered(name).content)
     for node in all_nodes(model.graph):
         found = facts(node)
-        for key, value in properties(graph, found["id"]).items():
+        for key, value in properties(*known[found["id"]]).items():
             assert found[key] == text(value) or ("ids" in found and key in ("params", *COSTS))
 
 
@@ -156,11 +159,11 @@ def test_costs_count_once(name, rendered, graph_of):
     for cost in COSTS:
         told = [
             int(facts(node)[cost])
-            for node in all_nodes(model.graph)
+            for node in model.graph.node  # an op's costs include those of its bodies
             if facts(node).get("part", "1/").startswith("1/")
             and facts(node).get(cost, "unknown") != "unknown"
         ]
-        left = sum(graph.nodes[id][cost] or 0 for id in folded)
+        left = sum(graph.nodes[id].get(cost) or 0 for id in folded)
         total = getattr(ta.totals(graph), cost)
         assert sum(told) == total - left
         assert facts(model)[cost] == facts(model.graph)[cost] == str(total)
@@ -204,6 +207,37 @@ def test_expanded_ops_share_an_id(rendered):
     assert main.name == attention and main.op_type == "MatMul"
 
 
+def test_nodes_in_the_bodies_of_control_flow_have_costs_of_their_own(rendered, graph_of):
+    model = load(rendered("branch").content)
+    known = places(graph_of("branch"))
+    (branch,) = [node for node in model.graph.node if node.op_type == "If"]
+    assert branch.name == facts(branch)["id"] == "cond"
+    assert facts(branch)["flops_other"] == str(graph_of("branch").nodes["cond"]["flops_other"])
+    inside = {node.name for node in all_nodes(model.graph)} - {n.name for n in model.graph.node}
+    assert inside == {"cond#true/mul", "cond#true/add", "cond#true/relu", "cond#false/sub"}
+    for node in all_nodes(model.graph):
+        if node.name in inside:
+            body, own = known[node.name]
+            assert facts(node)["flops_other"] == str(body.nodes[own]["flops_other"]) == "3"
+
+
+def test_totals_stand_on_the_graph_and_on_the_model(rendered, graph_of):
+    model, sums = load(rendered("tiny").content), ta.totals(graph_of("tiny"))
+    for proto in (model, model.graph):
+        found = facts(proto)
+        assert found["flops"] == str(sums.flops) and found["params"] == "141"
+        assert found["peak_bytes"] == str(sums.peak_bytes) and found["peak_node"] in graph_of(
+            "tiny"
+        )
+        assert max(map(len, found)) <= 15 and "Peak(" not in str(found)
+
+
+def test_values_tell_their_size(rendered):
+    model = load(rendered("tiny").content)
+    (info,) = [info for info in model.graph.value_info if info.name == "conv/conv2d"]
+    assert info.doc_string == f"{2 * 4 * 8 * 8 * 4} B"
+
+
 def test_ops_inside_regions_keep_their_ids(graph_of, rendered):
     ops = {id for id, node in op_nodes(graph_of("half_region"))}
     model = load(rendered("half_region").content)
@@ -240,6 +274,18 @@ def test_hostile_names_are_kept_as_data():
     assert {node.name for node in load(content).graph.node} == {id for id, _ in op_nodes(graph)}
     assert difference(run(content, example), call(model, example)) <= TOLERANCE
     assert b"\x1b[31m" not in content and b"x" * 1000 not in content
+
+
+def test_python_s_round_of_a_size_is_translated():
+    class Rounds(nn.Module):
+        def forward(self, x):
+            return torch.ones(round(x.shape[1] / 3) + x.shape[0]), x
+
+    graph = ta.capture(Rounds(), torch.ones(2, 9), dynamic={"x": [None, "n"]})
+    content = render(graph).content
+    assert "opaque" not in facts(load(content))
+    for n in (9, 10, 11, 13):
+        assert run(content, torch.ones(2, n))[0].shape == (round(n / 3) + 2,)
 
 
 def test_symbolic_sizes_keep_their_names():

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import models
 import onnx_files
 import torchatlas as ta
 from onnx_files import call, difference, facts, load, run
 from torchatlas.errors import FormatError, UsageError
 from torchatlas.exporters import onnx_weights
+from torchatlas.exporters.onnx_annotate import OPAQUE
 from torchatlas.exporters.onnx_model import render
 
 TOLERANCE = 1e-4
@@ -106,7 +108,10 @@ def test_unknown_ops_become_opaque_nodes():
             return torch.linalg.svd(first)[1], second.relu()
 
     graph = ta.capture(Custom(), torch.randn(2, 4))
-    model = load(render(graph).content)
+    with pytest.warns(
+        UserWarning, match=r"_linalg_svd.default, torchatlas_test.pieces.*not be run"
+    ):
+        model = load(render(graph).content)
     nodes = {node.name: node for node in model.graph.node}
     assert nodes["pieces"].domain == "pkg.torch.ops"
     assert nodes["pieces"].op_type == "torchatlas_test.pieces.default"
@@ -116,6 +121,42 @@ def test_unknown_ops_become_opaque_nodes():
         "aten._linalg_svd.default",
         "torchatlas_test.pieces.default",
     ]
+    marked = {name for name, node in nodes.items() if facts(node).get("opaque") == "true"}
+    assert marked == {name for name, node in nodes.items() if node.domain} and len(marked) == 2
+    assert nodes["pieces"].doc_string == OPAQUE
+
+
+@pytest.mark.parametrize("functions", [False, True])
+def test_mixtral_with_its_default_experts_is_opaque(functions):
+    model, example = models.make("mixtral")
+    graph = ta.capture(model, example, frontend="export")
+    with pytest.warns(UserWarning, match=r"grouped_mm_fallback.*not be run"):
+        content = render(graph, functions=functions).content
+    # The checker's inference does not read the types that a function has of its values.
+    onnx.checker.check_model(content, full_check=not functions)
+    file = onnx.load_from_string(content)
+    assert json.loads(facts(file)["opaque"]) == ["transformers.grouped_mm_fallback.default"]
+    scopes = (file.graph, *file.functions)
+    opaque = [n for g in scopes for n in g.node if facts(n).get("opaque") == "true"]
+    assert len(opaque) == 2 * 2  # two layers, two products each
+    for node in opaque:
+        assert facts(node)["flops"] == str(graph.nodes[node.name]["flops"])
+
+
+def test_t5_with_sdpa_is_translated():
+    model, example = models.make("t5")
+    assert model.config._attn_implementation == "sdpa"
+    file = load(render(ta.capture(model, example)).content)
+    assert {node.domain for node in file.graph.node} == {""} and "opaque" not in facts(file)
+
+
+def test_a_model_that_torch_cannot_export_becomes_its_structure(tmp_path):
+    def branch(x):
+        return x * 2 if x.sum() > 0 else x - 1
+
+    with pytest.warns(UserWarning, match=r"torch\.export cannot capture(.|\n)*structure only"):
+        ta.capture(branch, torch.ones(2)).export(tmp_path / "a.onnx")
+    assert {n.domain for n in onnx.load(tmp_path / "a.onnx").graph.node} == {"pkg.torch.ops"}
 
 
 def test_graphs_without_a_program_are_refused(captured):

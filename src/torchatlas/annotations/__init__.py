@@ -40,8 +40,16 @@ __all__ = [
 def annotate(graph: ModelGraph, *, strict: bool = False) -> ModelGraph:
     """Add every default annotation to `graph`, in place, and return it.
 
-    With `strict`, raises GraphError for an op whose cost no rule knows, naming it.
+    With `strict`, raises GraphError for an op whose cost no rule knows, naming it. Raises it too
+    for a collapsed graph, whose ops are no longer there.
     """
+    for name, node in op_nodes(graph):
+        if "contains" in node:
+            raise GraphError(
+                f"{node['op']!r} stands for ops that were collapsed",
+                node=name,
+                hint="annotate the whole graph, and collapse it then",
+            )
     for annotation in DEFAULT:
         annotation(graph)
     if strict:

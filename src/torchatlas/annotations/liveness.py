@@ -18,8 +18,9 @@ def liveness(graph: ModelGraph) -> None:
     is in use as well; each of them gets the same keys, as if it ran alone.
     """
     found = lifetimes(graph)
+    nodes = dict(found.nodes)
     for name, live in timeline(found):
-        node = graph.nodes[name]
+        node = nodes[name]
         node["live_bytes"] = live
         if "subgraphs" in node:
             for body in node["subgraphs"].values():
@@ -29,4 +30,4 @@ def liveness(graph: ModelGraph) -> None:
         if name in found.first_use:
             node["first_use"] = found.first_use[name]
         if name in found.behind:
-            node["last_use"] = max(storage.last for storage in found.behind[name])
+            node["last_use"] = max([storage.last for storage in found.behind[name]])

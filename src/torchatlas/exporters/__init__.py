@@ -16,18 +16,49 @@ from ..errors import FormatError, UsageError
 from ..graph import ModelGraph
 from ..text import progress
 
-__all__ = ["FORMATS", "SUFFIXES", "export", "format_of", "load", "render"]
+__all__ = ["FORMATS", "SUFFIXES", "export", "format_of", "load", "render", "suffix_of"]
 
 FORMATS = {
     "dot": "dot",
     "json": "json_graph",
     "onnx": "onnx_model",
     "onnx-structure": "onnx_structure",
+    "netron": "netron_json",
+    "netron-attachment": "netron_json:attachment",
+    "model-explorer": "model_explorer",
+    "model-explorer-overlays": "model_explorer:overlays",
+    "tensorboard": "tensorboard_events",
+    "html": "html_report",
+    "svg": "picture:svg",
+    "png": "picture:png",
+    "pdf": "picture:pdf",
+    "csv": "table:csv",
+    "markdown": "table:markdown",
+    "graphml": "networkx_formats:graphml",
+    "gexf": "networkx_formats:gexf",
 }
-"""Name of a format to the module here that renders it."""
+"""Name of a format to the module that renders it, and its function where that is not `render`."""
 
-SUFFIXES = {".dot": "dot", ".json": "json", ".onnx": "onnx"}
-"""Suffix of a file to the format that it means."""
+SUFFIXES = {
+    ".dot": "dot",
+    ".json": "json",
+    ".onnx": "onnx",
+    ".structure.onnx": "onnx-structure",
+    ".netron": "netron",
+    ".attachment.json": "netron-attachment",
+    ".explorer.json": "model-explorer",
+    ".overlays.json": "model-explorer-overlays",
+    ".tfevents": "tensorboard",
+    ".html": "html",
+    ".svg": "svg",
+    ".png": "png",
+    ".pdf": "pdf",
+    ".csv": "csv",
+    ".md": "markdown",
+    ".graphml": "graphml",
+    ".gexf": "gexf",
+}
+"""Suffix of a file to the format that it means; of two that fit, the longer one counts."""
 
 
 def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
@@ -35,11 +66,8 @@ def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
 
     >>> format_of("resnet18.dot"), format_of("a.onnx", "onnx-structure")
     ('dot', 'onnx-structure')
-    >>> format_of("resnet18.pdf")
-    Traceback (most recent call last):
-        ...
-    torchatlas.errors.UsageError: no format has the suffix '.pdf'
-      hint: the known ones are .dot, .json, .onnx
+    >>> format_of("resnet18.explorer.json"), format_of("v1.json")
+    ('model-explorer', 'json')
     """
     if format is not None:
         if format not in FORMATS:
@@ -47,13 +75,23 @@ def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
                 f"there is no format {format!r}", hint=f"the known ones are {', '.join(FORMATS)}"
             )
         return format
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
+    name = Path(path).name.lower()
+    fitting = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
+    if not fitting:
         raise UsageError(
-            f"no format has the suffix {suffix!r}",
+            f"no format has the suffix {Path(name).suffix!r}",
             hint=f"the known ones are {', '.join(SUFFIXES)}",
         )
-    return SUFFIXES[suffix]
+    return SUFFIXES[max(fitting, key=len)]
+
+
+def suffix_of(format: str) -> str:
+    """Return the suffix of files in a format.
+
+    >>> suffix_of("onnx-structure"), suffix_of("markdown")
+    ('.structure.onnx', '.md')
+    """
+    return next(suffix for suffix, name in SUFFIXES.items() if name == format)
 
 
 def render(
@@ -68,8 +106,9 @@ def render(
     if format == "onnx" and getattr(graph.source, "program", None) is None:
         format = "onnx-structure"
         options.pop("weights", None)
-    module = import_module(f".{FORMATS[format]}", __name__)
-    known = set(signature(module.render).parameters) - {"graph"}
+    module, _, function = FORMATS[format].partition(":")
+    chosen = getattr(import_module(f".{module}", __name__), function or "render")
+    known = set(signature(chosen).parameters) - {"graph"}
     if "location" not in known:  # export() names it for every format
         options.pop("location", None)
     if unknown := options.keys() - known:
@@ -78,12 +117,12 @@ def render(
             hint=f"it has {', '.join(sorted(known)) or 'none'}",
         )
     try:
-        found = module.render(graph, **options)
+        found = chosen(graph, **options)
     except FormatError as error:
         if format != "onnx":
             raise
         warnings.warn(f"{error}\n  the ONNX file shows the structure only", stacklevel=3)
-        kept = {key: options[key] for key in options.keys() & {"include_source"}}
+        kept = {key: options[key] for key in options.keys() & {"include_source", "functions"}}
         return render(graph, "onnx-structure", **kept)
     return getattr(found, "content", found), getattr(found, "sidecars", {})
 

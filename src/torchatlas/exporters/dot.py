@@ -13,26 +13,22 @@ label, or asks for an image or a link.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order
-from ..names import UniqueNames, op_leaf
-from ..schema import NODE_FIELDS, Module, TensorMeta, Use, is_dim
-from ..sums import totals
+from ..schema import NODE_FIELDS, Dim, TensorMeta, Use, is_dim
+from ..sums import SUMMED, add_up, totals
 from ..text import number
-from .dot_quoting import quote, quote_name, quote_names, record
-from .families import COLOURS, family
+from ..transforms.collapse import collapse
+from .dot_boxes import FAINT, FONT, INK, LINE, MIDDLE_DOT, Boxes, Place, places, short
+from .dot_colours import Entry, Look, colouring
+from .dot_quoting import Block, quote, quote_html, quote_name, quote_names, record
 from .nesting import BODY, flat
 
-if TYPE_CHECKING:
-    import pydot
-
 Node = Mapping[str, Any]
-Place = tuple[str, ...]
-"""Where a node is drawn: the paths of the modules around it, from the outermost inwards."""
 
 SHOWN = ("params", "flops")
 """What stands under a node's title in the picture, unless `render` is told otherwise."""
@@ -40,47 +36,100 @@ SHOWN = ("params", "flops")
 CROWDED = 5000
 """Steps, over all edges, from which on sizes stand on nodes: labels would take Graphviz minutes."""
 
-_WEIGHTS = ("parameter", "buffer", "constant")
+_TOLD = 4
+"""Tensors that one label has room for."""
+
+WEIGHTS = ("parameter", "buffer", "constant")
 _LEFT_OUT = ("target", "source")  # DOT gives `target` a meaning, and lines of code stay private
 _TOLD_ELSEWHERE = ("kind", "index", "op", "outputs")  # to Netron, which shows them in other ways
 _EXPECTED = (("phase", "forward"), ("overload", "default"))  # not worth a line of its side bar
 
 
-def render(graph: ModelGraph, *, show: Sequence[str] = SHOWN, parameters: bool = True) -> bytes:
+def render(
+    graph: ModelGraph,
+    *,
+    show: Sequence[str] = SHOWN,
+    parameters: bool = True,
+    color_by: str | None = None,
+    depth: int | None = None,
+    legend: bool = True,
+    rankdir: str = "TB",
+) -> bytes:
     """Return `graph` as a DOT file, in UTF-8.
 
     `show` names the keys that stand under a node's title in the picture, ``"shape"`` and
     ``"dtype"`` among them; the facts that Netron and scripts read are always whole.
-    ``parameters=False`` leaves out the nodes of parameters, buffers and constants. The bodies of
-    control flow stand in boxes of their own, between the operands of their op and the op. Raises
-    UsageError where `show` names a key that no node can have.
+    ``parameters=False`` leaves out the nodes of parameters, buffers and constants. Colours tell
+    families of ops, or the values of the key `color_by` (``"flops"``, ``"device"``, ``"dtype"``);
+    what has no value is grey and dashed, and a `legend` under the title says what they mean. With
+    `depth` the modules there are one node each, as `torchatlas.collapse` makes them. The more
+    bytes flow along an edge, the wider it is. The bodies of control flow stand in boxes of their
+    own, between the operands of their op and the op. `rankdir` is Graphviz's: ``"TB"`` draws
+    from top to bottom, ``"LR"`` from left to right. Raises UsageError where `show` or `color_by`
+    names a key that no node can have, for a depth below 0, and for an unknown `rankdir`.
     """
-    import pydot
+    file = drawn(graph, show, parameters, color_by, depth, legend, rankdir)
+    return "".join(f"{line}\n" for line in file.lines()).encode()
 
-    title, graph = _headline(graph), flat(graph)
+
+def drawn(
+    graph: ModelGraph,
+    show: Sequence[str],
+    parameters: bool,
+    color_by: str | None,
+    depth: int | None,
+    legend: bool,
+    rankdir: str,
+) -> Block:
+    """Return what `render` writes, as statements."""
+    headline = _headline(graph, depth, parameters)
+    graph = flat(graph if depth is None else collapse(graph, depth))
     nodes = dict(in_order(graph))
     if not parameters:
-        nodes = {name: node for name, node in nodes.items() if node["kind"] not in _WEIGHTS}
+        nodes = {name: node for name, node in nodes.items() if node["kind"] not in WEIGHTS}
     ids = quote_names(nodes)
     crowded = _steps(graph, nodes) > CROWDED
     shown = _checked(show, crowded)
-    file = pydot.Dot(quote_name(graph.graph["name"]), strict=True, **_graph_look(title, crowded))
-    file.add_node(pydot.Node("edge", **_EDGE_LOOK))
+    colours = colouring(nodes, color_by)
+    looks = {name: colours.look(node) for name, node in nodes.items()}
+    table = _heading(headline, colours.title, colours.legend if legend else [])
+    look = _graph_look(table, rankdir, crowded)
+    file = Block(quote_name(graph.graph["name"]), look, kind="strict digraph")
+    file.add("edge", _EDGE_LOOK)
     for name, node in nodes.items():
-        file.add_node(pydot.Node(ids[name], label=record(ids[name], *_label(name, node))))
+        file.add(ids[name], {"label": record(ids[name], *_label(name, node))})
     for source, target, attrs in _edges(graph, nodes):
         if crowded:
             attrs.pop("label", None)
-        file.add_edge(pydot.Edge(ids[source], ids[target], **attrs))
-    picture = pydot.Subgraph("picture")
-    file.add_subgraph(picture)
-    boxes = _Boxes(picture, nodes, {name: _host(graph, name, nodes) for name in nodes})
+        file.edge(ids[source], ids[target], attrs)
+    hosts = {name: _host(graph, name, nodes) for name in nodes}
+    boxes = Boxes(file.block("picture", {}), nodes, hosts, _sums(graph, shown))
     for name, node in nodes.items():
         box, title = boxes.place(name)
-        look = _node_look(node, quote(_short(title), *_shown(graph, name, node, shown)))
+        label = quote(short(title), *_shown(graph, name, node, shown))
         facts = {key: quote(value) for key, value in _facts(node).items()}
-        box.add_node(pydot.Node(ids[name], **look, **facts))
-    return str(file.to_string(indent=1)).encode()
+        box.add(ids[name], _node_look(node, looks[name], label) | facts)
+    return file
+
+
+def _sums(graph: ModelGraph, show: Sequence[str]) -> dict[Place, str]:
+    """Return, for every module and body, the sums of what the picture shows of its nodes."""
+    terms: dict[Place, dict[str, list[Dim]]] = {}
+    keys = [key for key in show if key in SUMMED]
+    for _, node in in_order(graph):
+        # What runs in a body counts there; around it the op of the body has those costs already.
+        around = places(node)
+        inner = max((i for i, place in enumerate(around) if BODY in place[-1]), default=0)
+        for place in around[inner:]:
+            told = terms.setdefault(place, {key: [] for key in keys})
+            for key in keys:
+                if node.get(key) is not None:
+                    told[key].append(node[key])
+    sums = {place: {k: add_up(found) for k, found in told.items()} for place, told in terms.items()}
+    return {
+        place: ", ".join(_counted(key, value) for key, value in found.items() if value != 0)
+        for place, found in sums.items()
+    }
 
 
 def _checked(show: Sequence[str], crowded: bool) -> Sequence[str]:
@@ -95,17 +144,20 @@ def _checked(show: Sequence[str], crowded: bool) -> Sequence[str]:
 
 def _host(graph: ModelGraph, name: str, nodes: Mapping[str, Node]) -> str:
     """Return the node beside which a node is drawn: for a weight the first one that uses it."""
-    users = graph.succ[name] if nodes[name]["kind"] in _WEIGHTS else ()
+    users = graph.succ[name] if nodes[name]["kind"] in WEIGHTS else ()
     drawn = (user for user in users if user in nodes)
     return min(drawn, key=lambda user: int(nodes[user]["index"]), default=name)
 
 
 def _steps(graph: ModelGraph, nodes: Mapping[str, Node]) -> int:
-    """Return how many nodes all edges pass by together, weights and their edges left out."""
-    drawn = (name for name in nodes if nodes[name]["kind"] not in _WEIGHTS)
+    """Return how many nodes all edges with a label pass by together."""
+    drawn = (name for name in nodes if nodes[name]["kind"] not in WEIGHTS)
     position = {name: i for i, name in enumerate(drawn)}
-    edges = ((position.get(a), position.get(b)) for a, b in graph.edges)
-    return sum(b - a for a, b in edges if a is not None and b is not None)
+    return sum(
+        position[target] - position[source]
+        for source, target in graph.edges
+        if source in position and target in position and not _crosses(nodes[source], nodes[target])
+    )
 
 
 def _edges(
@@ -119,8 +171,20 @@ def _edges(
             for source, edge in graph.pred[target].items()
             if source in nodes
         }
+        # The backward pass of a module runs upwards, beside the module: nothing holds it below
+        # the one before. Its ops, one by one, are easier to follow downwards.
+        beside = "contains" in node and any(_crosses(nodes[source], node) for source in first)
         for source in sorted(first, key=lambda source: (first[source], nodes[source]["index"])):
-            yield source, target, _edge_attrs(nodes[source], graph.edges[source, target])
+            attrs = _edge_attrs(nodes[source], node, graph.edges[source, target])
+            if beside and nodes[source].get("phase") == node.get("phase") == "backward":
+                attrs["constraint"] = quote("false")
+            yield source, target, attrs
+
+
+def _crosses(source: Node, target: Node) -> bool:
+    """Say whether an edge leads from the forward pass into the backward pass."""
+    forward = source.get("phase", "forward") == "forward" and source["kind"] not in WEIGHTS
+    return forward and target.get("phase") == "backward"
 
 
 def _position(use: Use, places: Mapping[str, int]) -> tuple[int, ...]:
@@ -128,18 +192,32 @@ def _position(use: Use, places: Mapping[str, int]) -> tuple[int, ...]:
     return places.get(argument, len(places)), *(int(i) if i.isdecimal() else 0 for i in path)
 
 
-def _edge_attrs(node: Node, edge: Mapping[str, Any]) -> dict[str, str]:
+def _edge_attrs(source: Node, target: Node, edge: Mapping[str, Any]) -> dict[str, str]:
     outputs = sorted({use.output for use in edge["uses"] if use.output is not None})
     if not outputs:
         return {"uses": quote("after"), "style": quote("dashed")}
     uses = [f"{use.argument}: output {use.output}" for use in edge["uses"]]
     attrs = {"uses": quote(", ".join(uses)), "bytes": quote(str(edge["bytes"]))}
-    if node["kind"] in _WEIGHTS:
+    if source["kind"] in WEIGHTS:
         return attrs | _WEIGHT_EDGE_LOOK
-    made = [node["outputs"][output] for output in outputs]
+    attrs["penwidth"] = quote(_width(edge["bytes"]))
+    if _crosses(source, target):
+        return attrs | _SAVED_EDGE_LOOK
+    made = [source["outputs"][output] for output in outputs]
     lines = [f" {_tensor(out)}" for out in made if out is not None]
-    more = [f" and {len(lines) - 4} more"] if len(lines) > 4 else []
-    return attrs | {"label": quote(*lines[:4], *more)}
+    more = [f" and {len(lines) - _TOLD} more"] if len(lines) > _TOLD else []
+    return attrs | {"label": quote(*lines[:_TOLD], *more)}
+
+
+def _width(nbytes: Any) -> str:
+    """Return the width of an edge in points: half a point more for every factor of ten.
+
+    >>> _width(100), _width(3 * 224 * 224 * 4), _width(10**9)
+    ('0.7', '1.6', '3.2')
+    """
+    if not isinstance(nbytes, int):
+        return "1"
+    return f"{min(max(0.7, 0.2 + 0.5 * (math.log10(max(nbytes, 1)) - 3)), 4):.1f}"
 
 
 # -- facts -------------------------------------------------------------------------------------
@@ -152,6 +230,9 @@ def _facts(node: Node) -> dict[str, str]:
         for key in NODE_FIELDS
         if node.get(key, "") != "" and key not in _LEFT_OUT and _is_plain(node[key])
     }
+    for key in ("contains", "uncounted"):
+        if key in node:
+            facts[key] = ", ".join(f"{op} x{count}" for op, count in node[key].items())
     facts["outputs"] = "; ".join("none" if out is None else str(out) for out in node["outputs"])
     return facts
 
@@ -190,47 +271,82 @@ def _tensor(tensor: TensorMeta) -> str:
 
 # -- the picture -------------------------------------------------------------------------------
 
-_FONT = quote("Helvetica,Arial,sans-serif")
-_INK, _LINE, _FAINT = quote("#1b1f24"), quote("#57606a"), quote("#b8bfc7")
-_DOT = " \N{MIDDLE DOT} "
-
 _EDGE_LOOK = {
-    "fontname": _FONT, "fontsize": quote("9"), "fontcolor": _LINE, "color": _LINE,
+    "fontname": FONT, "fontsize": quote("9"), "fontcolor": LINE, "color": LINE,
     "arrowsize": quote("0.6"),
 }  # fmt: skip
 # A weight stands beside its op: one rank higher it would stretch its module's box into the rank
 # of the module before, and the two boxes could only stand side by side.
-_WEIGHT_EDGE_LOOK = {"color": _FAINT, "arrowsize": quote("0.4"), "minlen": quote("0")}
+_WEIGHT_EDGE_LOOK = {"color": FAINT, "arrowsize": quote("0.4"), "minlen": quote("0")}
+# The backward pass of an op stands beside the op, and runs upwards.
+_SAVED_EDGE_LOOK = {"color": FAINT, "style": quote("dotted"), "minlen": quote("0")}
 
 
-def _graph_look(title: str, crowded: bool) -> dict[str, str]:
+_RANKDIRS = ("TB", "LR", "BT", "RL")
+
+
+def _graph_look(heading: str, rankdir: str, crowded: bool) -> dict[str, str]:
+    if rankdir not in _RANKDIRS:
+        raise UsageError(f"there is no rankdir {rankdir!r}", hint=f"choose {', '.join(_RANKDIRS)}")
     look = {
-        "label": quote(title), "labelloc": quote("t"), "fontname": _FONT,
-        "fontsize": quote("16"), "fontcolor": _INK, "rankdir": quote("TB"),
+        "label": heading, "labelloc": quote("t"), "fontname": FONT,
+        "fontsize": quote("11"), "fontcolor": INK, "rankdir": quote(rankdir),
         "newrank": quote("true"), "nodesep": quote("0.2"), "ranksep": quote("0.3"),
     }  # fmt: skip
     return look | {"nslimit": quote("2")} if crowded else look
 
 
-def _headline(graph: ModelGraph) -> str:
+def _headline(graph: ModelGraph, depth: int | None, parameters: bool) -> tuple[str, str]:
     sums = totals(graph)
-    parts = [graph.graph["name"], f"{number(sums.params)} parameters"]
+    phases = {node.get("phase") for _, node in graph.nodes(data=True)}
+    parts = ["one training step"] if "backward" in phases else []
+    parts.append(f"{number(sums.params)} parameters")
     if sums.flops != 0:
         counted = f" ({sums.coverage:.0%} of ops counted)" if sums.unknown else ""
         parts.append(number(sums.flops, "FLOP") + counted)
-    return _DOT.center(7).join(parts)
+    if depth is not None:
+        parts.append(f"collapsed to modules at depth {depth}" if depth else "collapsed to one node")
+    if depth is None and not parameters:
+        parts.append("weights not drawn")
+    return graph.graph["name"], MIDDLE_DOT.join(parts)
 
 
-def _node_look(node: Node, label: str) -> dict[str, str]:
-    fill, line = COLOURS[family(node)]
-    small = node["kind"] in _WEIGHTS
-    terminal = node["kind"] in ("input", "output")
+def _heading(headline: tuple[str, str], key: str, legend: Sequence[Entry]) -> str:
+    """Return the title of the picture, what it is about, and what its colours mean.
+
+    They are the label of the graph, because the fields of a legend would be nodes of it.
+    """
+    name, facts = (quote_html(short(text) if i == 0 else text) for i, text in enumerate(headline))
+    rows = [f'<FONT POINT-SIZE="20"><B>{name}</B></FONT>', f"<FONT COLOR={LINE}>{facts}</FONT>"]
+    cells = [f"<TD>{quote_html(key)}</TD>"] if key else []
+    cells += [
+        f'<TD BGCOLOR="{look.fill}" COLOR="{look.line}" BORDER="1" STYLE="ROUNDED{dashed}">'
+        f'<FONT COLOR="{look.text}">{quote_html(short(text))}</FONT></TD>'
+        for look, text in legend
+        for dashed in ["" if look.told else ",DASHED"]
+    ]
+    table = '<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="5" CELLPADDING="3">'
+    lines = -(-len(cells) // _CELLS)
+    for line in range(lines if legend else 0):
+        row = "".join(cells[line * len(cells) // lines : (line + 1) * len(cells) // lines])
+        rows.append(f'<FONT POINT-SIZE="9">{table}<TR>{row}</TR></TABLE></FONT>')
+    body = "".join(f"<TR><TD>{row}</TD></TR>" for row in rows)
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{body}</TABLE>>'
+
+
+_CELLS = 7
+"""Fields that a legend has in one line at most."""
+
+
+def _node_look(node: Node, look: Look, label: str) -> dict[str, str]:
+    small = node["kind"] in WEIGHTS
+    dashed = node["kind"] == "buffer" or not look.told
     return {
-        "label": label, "shape": quote("box"), "fontname": _FONT,
-        "style": quote("filled,dashed" if node["kind"] == "buffer" else "filled,rounded"),
-        "fillcolor": quote(fill), "color": quote(line),
+        "label": label, "shape": quote("box"), "fontname": FONT,
+        "style": quote("filled,dashed" if dashed else "filled,rounded"),
+        "fillcolor": quote(look.fill), "color": quote(look.line),
         "fontsize": quote("8" if small else "11"),
-        "fontcolor": quote("#ffffff") if terminal else _LINE if small else _INK,
+        "fontcolor": LINE if small else quote(look.text),
         "height": quote("0.2" if small else "0.35"), "width": quote("0.3" if small else "0.9"),
         "margin": quote("0.06,0.03" if small else "0.12,0.06"),
     }  # fmt: skip
@@ -238,17 +354,22 @@ def _node_look(node: Node, label: str) -> dict[str, str]:
 
 def _shown(graph: ModelGraph, name: str, node: Node, show: Sequence[str]) -> Iterator[str]:
     """Yield the lines under the title of `node`: its shape for a weight, else what is asked."""
-    if node["kind"] in (*_WEIGHTS, "input"):
+    if node["kind"] in (*WEIGHTS, "input"):
         yield from (_tensor(out) for out in node["outputs"] if out is not None)
         return
     for key in show:
         value = _params(graph, name) if key == "params" else node.get(key)
         if key in ("shape", "dtype"):
+            # What else leaves a collapsed module, mostly goes to its backward pass.
             made = [out for out in node["outputs"] if out is not None]
-            yield ", ".join(_sizes(out) if key == "shape" else out.dtype for out in made)
+            told = made[:1] if "contains" in node else made[:_TOLD]
+            more = [f"and {len(made) - _TOLD} more"] if len(made) > len(told) > 1 else []
+            if told:
+                texts = (_sizes(out) if key == "shape" else out.dtype for out in told)
+                yield ", ".join([*texts, *more])
         elif is_dim(value) and value != 0:
-            unit = NODE_FIELDS[key].unit
-            yield number(value, unit) + ("" if unit else f" {key}")
+            missing = "uncounted" in node and key in _FROM_RULES
+            yield _counted(key, value) + (" +?" if missing else "")
         elif isinstance(value, float):
             yield f"{key}: {value:.4g} {NODE_FIELDS[key].unit}".rstrip()
         elif isinstance(value, str) and value:
@@ -257,98 +378,16 @@ def _shown(graph: ModelGraph, name: str, node: Node, show: Sequence[str]) -> Ite
             yield f"{key}: unknown"
 
 
+def _counted(key: str, value: Dim) -> str:
+    unit = NODE_FIELDS[key].unit
+    return number(value, unit) + ("" if unit else f" {key}")
+
+
+_FROM_RULES = ("macs", "flops", "flops_other", "flops_effective", "int_ops")
+"""Costs that miss those of ops for which no rule is known."""
+
+
 def _params(graph: ModelGraph, name: str) -> Any:
+    own = graph.nodes[name].get("params", 0)
     sources = (graph.nodes[source] for source in graph.pred[name])
-    return sum((node.get("params", 0) for node in sources if node["kind"] == "parameter"), 0)
-
-
-class _Boxes:
-    """Makes a box for every module that holds several ops, nested as the modules are.
-
-    A module that only calls one op needs no box: its name goes into the op's title. Nor does a
-    ``relu`` that a block calls twice, whose box would pull the two calls together.
-    """
-
-    def __init__(
-        self, picture: pydot.Subgraph, nodes: Mapping[str, Node], hosts: Mapping[str, str]
-    ) -> None:
-        self._nodes, self._hosts, self._guests = nodes, hosts, Counter(hosts.values())
-        self._made: dict[Place | str, pydot.Subgraph] = {(): picture}
-        self._names = UniqueNames()
-        self._types: dict[Place, str] = {}
-        self._ops: dict[Place, set[tuple[str, str]]] = {}
-        for node in nodes.values():
-            for module, place in zip(_modules(node), _places(node), strict=True):
-                self._types[place] = module.type.rpartition(".")[2]
-                ops = self._ops.setdefault(place, set())
-                if node["kind"] == "op":
-                    ops.add((node["module"], node["op"]))
-
-    def place(self, name: str) -> tuple[pydot.Subgraph, str]:
-        """Return the box in which a node stands, and the title that it bears there."""
-        node, host = self._nodes[name], self._hosts[name]
-        places = _places(self._nodes[host])
-        place = next((p for p in reversed(places) if len(self._ops[p]) > 1 or BODY in p[-1]), ())
-        if node["kind"] == "op":
-            leaf, joint = op_leaf(node["op"]), _DOT
-        else:
-            leaf, joint = name.rpartition("/")[2], "."
-        inner = "" if node["module"] in place else _below(node["module"], place)
-        title = leaf if inner in ("", leaf) else f"{inner}{joint}{leaf}"
-        return self._with_weights(host, place), title
-
-    def _with_weights(self, host: str, place: Place) -> pydot.Subgraph:
-        # Without a box of their own, unseen, the weights of one op mix with those of others.
-        if self._guests[host] < 2:
-            return self._module(place)
-        if host not in self._made:
-            look = {"label": quote(""), "peripheries": quote("0"), "margin": quote("4")}
-            self._made[host] = self._add(self._module(place), host, look)
-        return self._made[host]
-
-    def _module(self, place: Place) -> pydot.Subgraph:
-        if place not in self._made:
-            title = (_below(place[-1], place[:-1]).rpartition(BODY)[2], self._types[place])
-            look = {
-                "label": quote(_DOT.join(map(_short, title))),
-                "labeljust": quote("l"), "fontname": _FONT, "fontsize": quote("10"),
-                "fontcolor": _LINE, "color": _FAINT, "style": quote("rounded,filled"),
-                "fillcolor": quote("#f3f5f8" if len(place) % 2 else "#ffffff"),
-                "margin": quote("10"),
-            }  # fmt: skip
-            self._made[place] = self._add(self._module(place[:-1]), place[-1], look)
-        return self._made[place]
-
-    def _add(self, outer: pydot.Subgraph, name: str, look: dict[str, str]) -> pydot.Subgraph:
-        import pydot
-
-        box = pydot.Subgraph(f'"{self._names.take(quote(f"cluster_{name}")[1:-1])}"', **look)
-        outer.add_subgraph(box)
-        return box
-
-
-def _modules(node: Node) -> tuple[Module, ...]:
-    """Return the modules around `node`, without the root."""
-    return tuple(node.get("module_stack", ())[1:])
-
-
-def _places(node: Node) -> list[Place]:
-    """Return the place of every module around `node`, from the outermost."""
-    paths = tuple(module.path for module in _modules(node))
-    return [paths[: depth + 1] for depth in range(len(paths))]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:29]}…{text[-30:]}"
-
-
-def _below(path: str, place: Place) -> str:
-    """Return `path` as it reads inside the module of `place`.
-
-    >>> _below("layer1.0.conv1", ("layer1", "layer1.0")), _below("fc", ())
-    ('conv1', 'fc')
-    """
-    outer = next((module for module in reversed(place) if BODY not in module), "")
-    if path == outer:
-        return ""
-    return path.removeprefix(f"{outer}.") if outer else path
+    return sum((node.get("params", 0) for node in sources if node["kind"] == "parameter"), own)

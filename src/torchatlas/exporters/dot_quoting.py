@@ -1,8 +1,8 @@
-"""What Graphviz and Netron both read as text, and as nothing else."""
+"""The syntax of DOT: strings that Graphviz and Netron both read as text, and statements."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from ..names import REPLACEMENT, UniqueNames, clean
 
@@ -23,8 +23,10 @@ _IN_NAME, _IN_OP_CODE = _full_width("%"), _full_width("=")
 _IN_FACT = {ord(":"): "\N{RATIO}"}
 
 
-def quote(*lines: str) -> str:
+def quote(*lines: str, left: bool = False) -> str:
     r"""Return `lines` as one DOT string that means the same to Graphviz and to Netron.
+
+    Several lines of a label are centred, or begin at the `left`.
 
     >>> print(quote("layer1/0/conv1/conv2d"), quote("<b>"), quote("conv2d", "64×56×56"))
     "layer1/0/conv1/conv2d" "<b>" "conv2d\n64×56×56"
@@ -33,7 +35,10 @@ def quote(*lines: str) -> str:
     """
     # Graphviz 14.1 crashes on a label of several lines whose first is empty.
     empty = " " if len(lines) > 1 else ""
-    return '"' + r"\n".join(_escape(line) or empty for line in lines) + '"'
+    escaped = (_escape(line) or empty for line in lines)
+    if left and empty:
+        return '"' + "".join(rf"{line}\l" for line in escaped) + '"'
+    return '"' + r"\n".join(escaped) + '"'
 
 
 def _escape(text: str) -> str:
@@ -41,6 +46,15 @@ def _escape(text: str) -> str:
         text = f"{text[:LONGEST]}…"
     printable = text if text.isprintable() else "".join(map(clean, text))
     return printable.translate(_IN_STRING)
+
+
+def quote_html(text: str) -> str:
+    """Return `text` as it stands in a label of HTML's kind, where it can be nothing but text.
+
+    >>> quote_html("</TD> & co"), quote_html("")
+    ('&lt;/TD&gt; ＆ co', ' ')
+    """
+    return _escape(text).replace("<", "&lt;").replace(">", "&gt;") or " "
 
 
 def quote_name(name: str) -> str:
@@ -88,3 +102,48 @@ def _fact(value: str) -> str:
     # Netron drops a line with a second colon, and reads one in parentheses as JSON.
     text = _escape(value).translate(_IN_FACT)
     return f"= {text}" if text.lstrip().startswith("(") else text
+
+
+class Block:
+    """A graph or a subgraph: statements in braces. All that it is given is quoted already."""
+
+    def __init__(self, name: str, attributes: Mapping[str, str], *, kind: str = "subgraph") -> None:
+        self.name, self.attributes = name, attributes
+        self._kind = kind
+        self.parts: list[tuple[tuple[str, ...], Mapping[str, str]] | Block] = []
+        """What was added: blocks, and what edges lead from and to, or nodes, with attributes."""
+
+    def add(self, name: str, attributes: Mapping[str, str]) -> None:
+        """Add a node or defaults."""
+        self.parts.append(((name,), attributes))
+
+    def edge(self, source: str, target: str, attributes: Mapping[str, str]) -> None:
+        """Add an edge."""
+        self.parts.append(((source, target), attributes))
+
+    def block(self, name: str, attributes: Mapping[str, str]) -> Block:
+        """Add a subgraph and return it."""
+        inner = Block(name, attributes)
+        self.parts.append(inner)
+        return inner
+
+    def lines(self, indent: str = "") -> Iterator[str]:
+        """Yield the lines of the file, those inside indented by one space more.
+
+        >>> file = Block("net", {"rankdir": quote("LR")}, kind="digraph")
+        >>> file.block("picture", {}).add(quote("a"), {"label": quote("A")})
+        >>> print(*file.lines(), sep="|")
+        digraph net {| rankdir="LR";| subgraph picture {|  "a" [label="A"];| }|}
+        """
+        yield f"{indent}{self._kind} {self.name} {{"
+        for key, value in self.attributes.items():
+            yield f"{indent} {key}={value};"
+        for part in self.parts:
+            if isinstance(part, Block):
+                yield from part.lines(f"{indent} ")
+                continue
+            names, attributes = part
+            listed = ", ".join([f"{key}={value}" for key, value in attributes.items()])
+            what = " -> ".join(names)
+            yield f"{indent} {what} [{listed}];" if listed else f"{indent} {what};"
+        yield f"{indent}}}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..names import op_leaf
@@ -17,7 +17,7 @@ _WORDS = {
     "norm": "norm",
     "activation": """
         relu prelu rrelu elu selu celu gelu silu mish glu sigmoid logsigmoid tanh softmax softmin
-        softplus hardsigmoid hardswish hardtanh
+        softplus hardsigmoid hardswish hardtanh threshold
     """,
     "shape": """
         view reshape flatten unflatten permute transpose t expand squeeze unsqueeze cat stack split
@@ -40,6 +40,7 @@ COLOURS = {
     "reduction": ("#c9eceb", "#1a7472"),
     "shape": ("#e9ecef", "#6c757d"),
     "op": ("#ffffff", "#57606a"),
+    "module": ("#dde5f0", "#3d5a80"),
     "input": ("#32383f", "#32383f"),
     "output": ("#32383f", "#32383f"),
     "parameter": ("#f6f8fa", "#b8bfc7"),
@@ -56,9 +57,29 @@ def family(node: Mapping[str, Any]) -> str:
     ['contraction', 'activation', 'op']
     >>> family({"kind": "op", "op": "aten.add", "tags": ("pointwise",)}), family({"kind": "input"})
     ('pointwise', 'input')
+
+    A collapsed module is of the family of what computes in it, where that is one only.
+
+    >>> family({"kind": "op", "op": "module.Linear", "contains": {"aten.t": 1, "aten.addmm": 1}})
+    'contraction'
+    >>> family({"kind": "op", "op": "module.Block", "contains": {"aten.mm": 2, "aten.relu": 1}})
+    'module'
     """
     if node["kind"] != "op":
         return str(node["kind"])
+    if "contains" in node:
+        return _of_module(node)
     words = re.findall(r"[a-z]+", op_leaf(node["op"]).lower())
-    found = {_BY_WORD.get(word) for word in words} | {_BY_TAG.get(t) for t in node.get("tags", ())}
+    return _first({_BY_WORD.get(w) for w in words} | {_BY_TAG.get(t) for t in node.get("tags", ())})
+
+
+def _first(found: Collection[str | None]) -> str:
     return next((family for family in _PRECEDENCE if family in found), "op")
+
+
+def _of_module(node: Mapping[str, Any]) -> str:
+    found = {family({"kind": "op", "op": op}) for op in node["contains"]}
+    if not (telling := found.difference(("op", "shape"))):
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", op_leaf(node["op"]))
+        telling = {_first({_BY_WORD.get(word.lower()) for word in words})} - {"op"} or found
+    return telling.pop() if len(telling) == 1 else "module"

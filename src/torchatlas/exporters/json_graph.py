@@ -68,6 +68,8 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
         Meta(description="bodies of a control flow op; references in them are to their own nodes"),
     ] = UNSET
     trips: Size | UnsetType = UNSET
+    contains: dict[str, Number] | UnsetType = UNSET
+    uncounted: dict[str, Number] | UnsetType = UNSET
     differentiates: str | UnsetType = UNSET
     recomputes: str | UnsetType = UNSET
     saved: list[Number] | UnsetType = UNSET
@@ -89,6 +91,7 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
     first_use: Number | UnsetType = UNSET
     last_use: Number | UnsetType = UNSET
     live_bytes: Size | UnsetType = UNSET
+    saved_bytes: Size | UnsetType = UNSET
     device: str | UnsetType = UNSET
 
 
@@ -152,7 +155,7 @@ class File(Struct, forbid_unknown_fields=True):
     edges: list[Edge]
 
 
-_SIZES = frozenset({*SUMMED, "live_bytes", "trips"})
+_SIZES = frozenset({*SUMMED, "live_bytes", "saved_bytes", "trips"})
 _TUPLES = frozenset({"aliases", "tags", "writes", "storages", "frees", "saved"})
 MAX_DEPTH = 32
 """How deep control flow may be nested in a file."""

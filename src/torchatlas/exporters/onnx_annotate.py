@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ..graph import ModelGraph, op_nodes
 from ..names import UniqueNames
 from .onnx_attribution import ID, Part, all_nodes
-from .onnx_metadata import describe, graph_properties, properties, version
+from .onnx_metadata import (
+    Places,
+    describe,
+    graph_properties,
+    places,
+    properties,
+    version,
+)
 from .onnx_structure import DOMAIN
 from .onnx_values import arguments, names_text
 
@@ -16,11 +23,32 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnx import ModelProto
 
-ADDED = ("params", "macs", "flops", "flops_other", "bytes_read", "bytes_written")
+ADDED = (
+    "params", "macs", "flops", "flops_other", "flops_effective", "int_ops", "bytes_read",
+    "bytes_written", "comm_bytes",
+)  # fmt: skip
 """Costs that add up where several ops became one ONNX node."""
+
+OPAQUE = "an op that ONNX has no words for: it can be looked at and not be run"
+"""What is said of a node that no runtime knows."""
 
 _TRACE = "pkg.torch.onnx.stack_trace"
 _RULE = "pkg.onnxscript.rewriter.rule_name"
+
+
+def facts_of(part: Part, places: Places, *, include_source: bool = False) -> dict[str, Any]:
+    """Return what is known of an ONNX node: the annotations of what it came from, added up."""
+    found: dict[str, Any] = {"id": part.ids[0]}
+    if len(part.ids) > 1:
+        found["ids"] = part.ids
+    if part.count > 1:
+        found["part"] = f"{part.position}/{part.count}"
+    found |= properties(*places[part.ids[0]], include_source=include_source)
+    for name in part.owned[1:]:
+        for key, value in properties(*places[name]).items():
+            if key in ADDED and value is not None:
+                found[key] = value + (found.get(key) or 0)
+    return found
 
 
 class Annotator:
@@ -29,7 +57,7 @@ class Annotator:
     def __init__(
         self, graph: ModelGraph, model: ir.Model, parts: list[Part], include_source: bool
     ) -> None:
-        self.graph = graph
+        self.graph, self.places = graph, places(graph)
         self.model = model
         self.parts = {part.node: part for part in parts}
         self.include_source = include_source
@@ -47,6 +75,7 @@ class Annotator:
         proto.graph.name = self.graph.graph["name"]
         found = {**graph_properties(self.graph), **self._lists(opaque)}
         for owner in (proto, proto.graph):
+            owner.ClearField("metadata_props")
             describe(owner, found)
         for graph in (proto.graph, *proto.functions):
             self._describe_nodes(graph)
@@ -65,7 +94,7 @@ class Annotator:
 
     def _name_nodes(self) -> None:
         unique = UniqueNames()
-        for name in self.graph:
+        for name in self.places:
             unique.take(name)
         for node in all_nodes(self.model):
             part, before = self.parts.get(node), dict(node.metadata_props)
@@ -75,26 +104,16 @@ class Annotator:
                 continue
             id = part.ids[0]
             node.name = id if id in part.owned else unique.take(f"{id}/{node.op_type}")
-            found = self._nodes[node.name] = self._found(part)
+            found = facts_of(part, self.places, include_source=self.include_source)
+            self._nodes[node.name] = found
             if node.domain == DOMAIN:
-                found["input_names"] = names_text(arguments(self.graph, id))
+                node.doc_string = OPAQUE
+                found["opaque"] = "true"
+                found["input_names"] = names_text(arguments(*self.places[id]))
             if _RULE in before:
                 found["rewrite"] = before[_RULE]
             if self.include_source and before.get(_TRACE):
                 found["stack_trace"] = before[_TRACE]
-
-    def _found(self, part: Part) -> dict[str, Any]:
-        found: dict[str, Any] = {"id": part.ids[0]}
-        if len(part.ids) > 1:
-            found["ids"] = part.ids
-        if part.count > 1:
-            found["part"] = f"{part.position}/{part.count}"
-        found |= properties(self.graph, part.ids[0], include_source=self.include_source)
-        for name in part.owned[1:]:
-            for key, value in properties(self.graph, name).items():
-                if key in ADDED and value is not None:
-                    found[key] = value + (found.get(key) or 0)
-        return found
 
     def _describe_nodes(self, graph: Any) -> None:
         for node in graph.node:

@@ -21,36 +21,66 @@ _WORK = frozenset(
 )  # fmt: skip
 """ONNX ops that do the work of an op that became several."""
 
+_CONTROL = frozenset({"If", "Loop", "Scan"})
+
 
 class Origins:
     """Leads from the nodes of a decomposed program to those of the graph.
 
-    `keys` has the key in `ids` of each of the program's nodes. An op without an id, which the
-    graph left out as noise, stands for what produced its operand.
+    `keys` has the key in `ids` of each of the program's nodes, and `bodies` the names of the
+    bodies of control flow ops, by the ops' ids. An op without an id, which the graph left out as
+    noise, stands for what produced its operand.
     """
 
     def __init__(
-        self, program: ExportedProgram, keys: Mapping[str, str], ids: Mapping[str, str]
+        self,
+        program: ExportedProgram,
+        keys: Mapping[str, str],
+        ids: Mapping[str, str],
+        bodies: Mapping[str, Sequence[str]],
     ) -> None:
-        self._graph = id(program.graph)
-        self._nodes = {node.name: node for node in program.graph.nodes}
-        self._ids = {name: ids[key] for name, key in keys.items() if key in ids}
+        self._nodes: dict[tuple[str, int], fx.Node] = {}
+        self._ids: dict[fx.Node, str] = {}
+        self._known, self._bodies = ids, bodies
+        self._add(program.graph_module, keys)
+
+    def _add(self, module: fx.GraphModule, keys: Mapping[str, str]) -> None:
+        for node in module.graph.nodes:
+            self._nodes[node.name, id(module.graph)] = node
+            key = keys.get(node.name, "")
+            if key not in self._known:
+                continue
+            self._ids[node] = self._known[key]
+            names = self._bodies.get(self._known[key], ())
+            inner = [*_graph_arguments(module, node)] if names else []
+            for name, body in zip(names, inner, strict=False) if len(names) == len(inner) else ():
+                self._add(body, {n.name: f"{key}/{name}/{n.name}" for n in body.graph.nodes})
 
     def of(self, node: fx.Node | None) -> str | None:
         """Return the id of the graph's node that `node` was decomposed from."""
         if node is None:
             return None
-        for name, graph in _history(node.meta.get("from_node", ())):
-            if graph == self._graph and name in self._nodes:
-                return self._producer(self._nodes[name])
+        for place in _history(node.meta.get("from_node", ())):
+            if place in self._nodes:
+                return self._producer(self._nodes[place])
         return None
 
     def _producer(self, node: fx.Node) -> str | None:
-        while node.name not in self._ids:
+        while node not in self._ids:
             if not node.all_input_nodes:
                 return None
             node = node.all_input_nodes[0]
-        return self._ids[node.name]
+        return self._ids[node]
+
+
+def _graph_arguments(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
+    """Yield the graphs among the arguments of a node, in their order."""
+    for argument in node.all_input_nodes:
+        found: Any = module if argument.op == "get_attr" else None
+        for part in str(argument.target).split(".") if found is not None else ():
+            found = getattr(found, part, None)
+        if hasattr(found, "graph"):
+            yield found
 
 
 def _history(sources: Sequence[Any]) -> Iterator[tuple[str, int]]:
@@ -129,8 +159,12 @@ def attribute_nodes(
 
 
 def _main(nodes: Sequence[ir.Node]) -> ir.Node:
-    """Return the node that does the work of an op: its last contraction, or else the last one."""
-    return next((node for node in reversed(nodes) if node.op_type in _WORK), nodes[-1])
+    """Return the node that does the work of an op.
+
+    That is the one that holds its bodies, else its last contraction, or else the last one.
+    """
+    holder = next((node for node in nodes if node.op_type in _CONTROL), None)
+    return holder or next((node for node in reversed(nodes) if node.op_type in _WORK), nodes[-1])
 
 
 def _ids(model: ir.Model, by_value: Mapping[str, str]) -> dict[ir.Node, tuple[str, ...]]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from ..graph import ModelGraph, inputs_of
+from ..graph import ModelGraph, bodies, inputs_of
+from ..names import join_body
 from ..schema import NODE_FIELDS, TensorMeta
 from ..sums import totals
 
@@ -16,7 +17,18 @@ LEADING = ("op", "flops", "macs", "params", "module", "module_type", "shape", "d
 """Keys that come first, because viewers keep the order and people read from the top."""
 
 _LEFT_OUT = {"kind", "index", "overload", "source", "outputs"}
+Places = Mapping[str, tuple[ModelGraph, str]]
+"""By its name in the whole graph, the graph that a node stands in and its name there."""
+
 _OF_THE_GRAPH = ("name", "frontend", "torch", "schema")
+
+
+def places(graph: ModelGraph) -> Places:
+    """Return where every node stands, those in the bodies of control flow included."""
+    found = {name: (graph, name) for name in graph}
+    for outer, body in bodies(graph):
+        found.update((join_body(outer, name), (body, name)) for name in body)
+    return found
 
 
 def properties(graph: ModelGraph, name: str, *, include_source: bool = False) -> dict[str, Any]:
@@ -90,8 +102,10 @@ def graph_properties(graph: ModelGraph) -> dict[str, str]:
     sums = totals(graph)
     for field in dataclasses.fields(sums):
         value = getattr(sums, field.name)
-        if value != {}:
+        if field.name != "peak" and value != {}:
             found[field.name] = text(value)
+    if sums.peak is not None:
+        found["peak_bytes"], found["peak_node"] = text(sums.peak_bytes), sums.peak.node
     found["coverage"] = f"{sums.coverage:.6g}"
     return found
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..graph import ModelGraph, in_order
 from ..names import body_id, join_body
+from .onnx_functions import modules_to_functions
 from .onnx_metadata import describe, graph_properties, properties, text, version
 from .onnx_values import (
     arguments,
@@ -29,15 +30,19 @@ OPSET, IR_VERSION = 18, 10
 NO_VALUES = "the values are left out"
 
 
-def render(graph: ModelGraph, *, include_source: bool = False) -> bytes:
+def render(graph: ModelGraph, *, functions: bool = False, include_source: bool = False) -> bytes:
     """Return `graph` as an ONNX file that passes the checker and holds no tensor values.
 
     Every op is one node, called by its id, of a domain of its own: the file opens in viewers and
     runs nowhere. Annotations are attributes and metadata; weights have shapes but no values. The
     bodies of control flow are attributes of its op, which Netron opens as graphs.
+    With `functions` every module of two ops or more is one node, which Netron opens with ƒ.
     `include_source` adds the lines of code.
     """
-    content: bytes = _Writer(graph, include_source).model().SerializeToString(deterministic=True)
+    model = _Writer(graph, include_source).model()
+    if functions:
+        modules_to_functions(model, graph)
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 STRUCTURAL = "the format 'onnx-structure' shows any graph, to be looked at and not to be run"
 """What to do where a model cannot be executable."""
 
+_INT64 = 7
+"""ONNX's number for the data type of sizes."""
+
 _FAILED = re.compile(r"Error when translating node .*?\[target=([^\]]+)\]", re.DOTALL)
 
 
@@ -74,10 +77,10 @@ def translate(program: ExportedProgram) -> tuple[ONNXProgram, tuple[str, ...]]:
                     f"torch.onnx cannot translate this model: {_reason(error)}",
                     hint=STRUCTURAL,
                 ) from error
-            table[target] = _opaque(target, program)
+            table[target] = _round if target is round else _opaque(target, program)
         else:
             assert translated is not None
-            return translated, tuple(sorted(map(_name, table)))
+            return translated, tuple(sorted(_name(op) for op in table if op is not round))
 
 
 def _reason(error: BaseException) -> str:
@@ -114,6 +117,16 @@ def _name(target: Any) -> str:
     if schema is not None:
         return str(target)
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}".lstrip("._")
+
+
+def _round(number: Any, digits: int | None = None) -> Any:
+    """Translate Python's `round` of a symbolic number, which torch 2.15 has no translation of."""
+    from onnxscript import opset18
+
+    if digits is not None:
+        raise NotImplementedError("rounding to a number of digits")
+    # Both round a half to the even neighbour.
+    return opset18.Cast(opset18.Round(number), to=_INT64)
 
 
 def _opaque(target: Any, program: ExportedProgram) -> Callable[..., Any]:

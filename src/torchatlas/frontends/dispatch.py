@@ -60,7 +60,8 @@ class Tracer:
         """The paths of modules that stand under several."""
         self._named: dict[int, list[str]] = {}
         """The paths under which such a module was looked up, and is yet to be called."""
-        self._owners: dict[int, Stack] = {}
+        self._owners: dict[int, str] = {}
+        """The names of parameters."""
         self._running: list[str | None] = []
         self.constants: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         """Tensors that nobody announced, each with the gradient that it had."""
@@ -72,12 +73,12 @@ class Tracer:
     # -- what stands outside the run -------------------------------------------------------
 
     def placeholder(self, name: str, tensor: torch.Tensor, owner: str | None = None) -> fx.Node:
-        """Announce a tensor that exists before the run; `owner` is the path of a parameter."""
+        """Announce a tensor that exists before the run; `owner` is the name of a parameter."""
         node: fx.Node = self.graph.placeholder(name)
         node.target = node.name  # unique, as the name of an argument has to be
         self._remember(node, tensor)
         if owner is not None:
-            self._owners[id(tensor)] = self._stack(m.path for m in stack_of(owner, {}))
+            self._owners[id(tensor)] = owner
         return node
 
     def _stack(self, paths: Iterable[str | None]) -> Stack:
@@ -286,7 +287,9 @@ class Tracer:
             meta["stack_trace"] = metadata.calling_line()
             meta["again"] = again  # by a checkpoint
         elif step.parameter is not None:
-            meta["nn_module_stack"] = self._owners.get(id(step.parameter), {})
+            owner = self._owners.get(id(step.parameter))
+            around = () if owner is None else stack_of(owner, {})
+            meta["nn_module_stack"] = self._stack(module.path for module in around)
             meta["gradient_of"] = self._known.get(id(step.parameter), (None, None))[1]
         else:
             origin = meta["differentiates"] = self._forward.origin(step)

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import InputError
 from . import lightning, torch_api
 from .opaque import has_opaque, is_opaque, leaves, map_leaves, pack, unpack
-from .state import named_state
+from .state import tensors_of
 from .wrappers import FunctionModule, as_module
 
 __all__ = [
@@ -157,8 +157,7 @@ def _bare(signature: inspect.Signature) -> inspect.Signature:
 
 def to_meta(model: nn.Module, args: Args) -> Args:
     """Move the example to the meta device if all of the model's state lies there."""
-    parameters, buffers = named_state(model)
-    state = (*parameters.values(), *buffers.values())
+    state = tensors_of(model)
     if not state or not all(tensor.is_meta for tensor in state):
         return args
     moved: Args = map_leaves(
@@ -169,8 +168,7 @@ def to_meta(model: nn.Module, args: Args) -> Args:
 
 def fake_mode_of(model: nn.Module, args: Args) -> torch_api.FakeTensorMode | None:
     """Return the mode of the first fake tensor among the model's state and the example."""
-    parameters, buffers = named_state(model)
-    tensors = (*parameters.values(), *buffers.values(), *leaves(args))
+    tensors = (*tensors_of(model), *leaves(args))
     return next(
         (leaf.fake_mode for leaf in tensors if isinstance(leaf, torch_api.FakeTensor)), None
     )

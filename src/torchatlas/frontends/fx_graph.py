@@ -70,6 +70,7 @@ class Recorder:
         self._env: dict[fx.Node, Any] = {}
         self._same_storage: dict[Hashable, Hashable] = {}
         self._restrided: set[Value] = set()
+        self._stacks: dict[tuple[Module, ...], tuple[Module, ...]] = {}
 
     def add(self, record: OpRecord) -> None:
         """Append one record."""
@@ -377,8 +378,8 @@ class Recorder:
                 if f"{m.path}.".startswith(inside)
             )
         if self._root is not None and not (stack and stack[0].path == ""):
-            return (self._root, *stack)
-        return stack
+            stack = (self._root, *stack)
+        return self._stacks.setdefault(stack, stack)
 
     def _storage(self, value: Any) -> Hashable | None:
         identity = metadata.storage(value)

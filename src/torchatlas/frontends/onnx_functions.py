@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError
 from ..names import UniqueNames, clean
+from .onnx_own import PRODUCER
 from .onnx_proto import graphs
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+    from onnx import (
+        AttributeProto,
+        FunctionProto,
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        ValueInfoProto,
+    )
 
 MAX_NODES = 500_000
 """Nodes that a model may have once its functions are written out: a few calls of functions that
@@ -58,7 +66,10 @@ def inline(model: ModelProto) -> list[Call]:
     if not functions:
         return [Call(node) for node in model.graph.node]
     _check_size(model.graph, functions)
-    return list(_Inliner(functions).expand(model.graph.node, _Names(), {}, ()))
+    inliner = _Inliner(functions, trusted=model.producer_name == PRODUCER)
+    calls = list(inliner.expand(model.graph.node, _Names(), {}, ()))
+    model.graph.value_info.extend(inliner.infos)
+    return calls
 
 
 def _check_size(graph: GraphProto, functions: Mapping[_Key, FunctionProto]) -> None:
@@ -118,9 +129,12 @@ class _Names:
 
 
 class _Inliner:
-    def __init__(self, functions: Mapping[_Key, FunctionProto]) -> None:
-        self._functions = functions
+    """Writes out calls; `trusted` says that types in a function are those of its first call."""
+
+    def __init__(self, functions: Mapping[_Key, FunctionProto], *, trusted: bool) -> None:
+        self._functions, self._trusted = functions, trusted
         self._calls = UniqueNames()
+        self.infos: list[ValueInfoProto] = []
 
     def expand(
         self,
@@ -153,8 +167,13 @@ class _Inliner:
         given = {attribute.name: attribute for attribute in function.attribute_proto}
         given |= {attribute.name: attribute for attribute in node.attribute}
         frame = Frame(node, name, f"{domain(function.domain)}.{function.name}".lstrip("."))
-        inside = (*frames, frame)
-        yield from self.expand(function.node, _Names(f"{name}::", known), given, inside)
+        inside, names = (*frames, frame), _Names(f"{name}::", known)
+        for info in list(function.value_info) if self._trusted else ():
+            if info.name not in known:
+                info.name = names[info.name]
+                self.infos.append(info)
+        function.ClearField("value_info")
+        yield from self.expand(function.node, names, given, inside)
         yield from (Call(alias, inside) for alias in handed_on)
 
     def _copy(
@@ -200,9 +219,12 @@ class _Inliner:
             info.name = names[info.name]
         for sparse in graph.sparse_initializer:
             sparse.values.name = names[sparse.values.name]
+        outer, self.infos = self.infos, []
         inner = [call.node for call in self.expand(list(graph.node), names, attributes, frames)]
         del graph.node[:]
         graph.node.extend(inner)
+        graph.value_info.extend(self.infos)
+        self.infos = outer
 
 
 def _identity(source: str, result: str) -> NodeProto:

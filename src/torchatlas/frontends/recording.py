@@ -143,6 +143,7 @@ class Recording:
 
     def read_state(self, recorder: Recorder, types: dict[str, str]) -> None:
         """Record parameters, and the buffers that the run used."""
+        stacks: dict[str, tuple[Module, ...]] = {}
         for name, node in self.nodes.items():
             first, *others = self.groups[name]
             kind: Kind = "parameter" if first in self.parameters else "buffer"
@@ -151,7 +152,8 @@ class Recording:
             if kind == "buffer" and not node.users:
                 recorder.drop("unused buffer")
                 continue
-            stack = stack_of(name, types)
+            owner = name.rpartition(".")[0]
+            stack = stacks.get(owner) or stacks.setdefault(owner, stack_of(name, types))
             inner = [(path, part) for path, part in self.inner.get(name, []) if part.users]
             if node.users or not inner:
                 recorder.placeholder(node, kind, name, stack, tuple(others))

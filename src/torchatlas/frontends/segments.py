@@ -164,7 +164,7 @@ class _Copy:
         self._paths = {metadata.plain_path(old): metadata.plain_path(new) for old, new in paths}
         self._block = metadata.plain_path(segment.paths[0])
         self._outer = recorder.stack(node)
-        self._stacks: dict[tuple[Module, ...], tuple[Module, ...]] = {}
+        self._stacks: dict[int, tuple[Module, ...]] = {}  # by identity, which costs no hashing
         self._lines = {
             metadata.source_line(segment.line): metadata.source_line(node.meta["stack_trace"])
         }
@@ -205,9 +205,9 @@ class _Copy:
         return self._storages.setdefault(storage, (self._prefix, storage))
 
     def _stack(self, stack: tuple[Module, ...]) -> tuple[Module, ...]:
-        found = self._stacks.get(stack)
+        found = self._stacks.get(id(stack))
         if found is None:
             depth = next(i for i, module in enumerate(stack) if module.path == self._block)
             inner = (Module(self._paths[m.path], m.type) for m in stack[depth:])
-            found = self._stacks[stack] = (*self._outer, *inner)
+            found = self._stacks[id(stack)] = (*self._outer, *inner)
         return found

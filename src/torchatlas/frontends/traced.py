@@ -21,7 +21,7 @@ from .example import Args, mode_for
 from .opaque import leaves
 from .recording import Recording
 from .repeats import Repeats
-from .state import named_state
+from .state import tensors_of
 
 
 def capture(model: nn.Module, args: Args, *, replay: bool = True) -> Capture:
@@ -45,9 +45,7 @@ def capture_on_values(model: nn.Module, args: Args) -> Capture:
     For a model that looks at the values of tensors. What it saw, and did thereupon, is kept in
     the capture's ``decisions``. Raises CaptureError where weights or example have no values.
     """
-    parameters, buffers = named_state(model)
-    state = (*parameters.values(), *buffers.values(), *leaves(args))
-    if any(map(_has_no_values, state)):
+    if any(map(_has_no_values, (*tensors_of(model), *leaves(args)))):
         raise CaptureError(
             "the model looks at the values of tensors, and there are none",
             hint="capture it with weights and an example that have values",
