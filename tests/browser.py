@@ -136,11 +136,14 @@ def open_page(*flags: str) -> Iterator[Page]:
     if binary is None or websocket is None:
         problem = "this test needs chromium and the package websocket-client"
         pytest.fail(problem) if os.environ.get("CI") else pytest.skip(problem)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    # The path of a socket has room for about a hundred characters, less than pytest's folders.
+    short = "/tmp" if Path("/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=short, ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [binary, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": profile},
         )
         try:
             url = _devtools_url(process, Path(profile))

@@ -87,15 +87,16 @@ def root_of(url: str) -> str:
     return "/".join(url.split("/")[:3])
 
 
-def test_every_viewer_shows_a_saved_graph_and_is_gone(viewer, graph):
-    folders = set(Path(tempfile.gettempdir()).glob("torchatlas-*"))
+def test_every_viewer_shows_a_saved_graph_and_is_gone(viewer, graph, tmp_path, monkeypatch):
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     threads = set(threading.enumerate())
     with viewing.serving(graph, viewer=viewer) as url:
         assert url.startswith("http://127.0.0.1:")
         assert b"conv/conv2d" in get(root_of(url) + PLACES[viewer])
     with pytest.raises(urllib.error.URLError):
         get(url)
-    assert set(Path(tempfile.gettempdir()).glob("torchatlas-*")) <= folders
+    assert list(temporary.glob("torchatlas-*")) == []
     left = [t for t in set(threading.enumerate()) - threads if t.is_alive() and not t.daemon]
     assert left == []
 
@@ -285,19 +286,20 @@ def test_view_announces_opens_and_ends_at_an_interrupt(file, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_ctrl_c_ends_the_process_quietly(viewer, graph):
+def test_ctrl_c_ends_the_process_quietly(viewer, graph, tmp_path):
     script = (
         "import signal, sys; from torchatlas.cli import main;"
         # Tests that run in the background inherit a shell's "ignore".
         "signal.signal(signal.SIGINT, signal.default_int_handler); main()"
     )
     arguments = ["view", str(graph), "--with", viewer, "--no-browser"]
-    before = set(Path(tempfile.gettempdir()).glob("torchatlas-*"))
+    (temporary := tmp_path / "temporary").mkdir()
     with subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
     ) as process:
         try:
             line = process.stdout.readline().decode()
@@ -310,6 +312,6 @@ def test_ctrl_c_ends_the_process_quietly(viewer, graph):
             process.kill()
     assert (process.returncode, out, err) == (0, b"", b"")
     assert line == f"{graph} is shown at {url}\n"
-    assert set(Path(tempfile.gettempdir()).glob("torchatlas-*")) <= before
+    assert list(temporary.glob("torchatlas-*")) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody of its group is left

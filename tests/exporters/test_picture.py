@@ -228,7 +228,7 @@ def test_a_notebook_runs_no_name():
 
 
 def test_a_notebook_is_never_slow():
-    graph = blocks(3000)
+    graph = blocks(2000)
     graph._repr_mimebundle_()
     start = time.process_time()
     bundle = graph._repr_mimebundle_()

@@ -9,9 +9,9 @@ import html
 from ..graph import ModelGraph
 from ..modules import module_tree
 
-_ALL = 3000
+_ALL = 2000
 """Nodes up to which the deepest picture that can be read is looked for, within a second."""
-_SOME = 20_000
+_SOME = 10_000
 """Nodes up to which the modules of the model itself are drawn; a larger graph is only told."""
 
 _ROWS = 100
