@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 
 import torchatlas as ta
@@ -98,10 +99,13 @@ def test_all_formats_on_request(saved, tmp_path):
 
 def test_export_from_a_saved_graph(saved, tmp_path):
     _, out = saved
-    done = run("export", out / "Net.json", "--to", "dot", "--to", "onnx", "--out", tmp_path)
+    to = ("--to", "dot", "--to", "onnx", "--functions")
+    done = run("export", out / "Net.json", *to, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Net.dot", "Net.onnx"]
     assert (tmp_path / "Net.dot").read_bytes() == (out / "Net.dot").read_bytes()
+    made = onnx.load(tmp_path / "Net.onnx").functions
+    assert [function.name for function in made] == ["inner.Sequential"]
 
 
 def test_summary_of_a_file_and_of_a_model(saved, net):

@@ -67,6 +67,10 @@ Trust = Annotated[
     ),
 ]
 Weights = Annotated[str, typer.Option(help="Weights in ONNX files: include, external or none.")]
+Functions = Annotated[
+    bool,
+    typer.Option("--functions", help="Modules as functions in ONNX files, which open in Netron."),
+]
 
 
 @app.command()
@@ -88,6 +92,7 @@ def capture(
     ] = False,
     dynamic: Dynamic = [],  # noqa: B006
     mode: Mode = "forward",
+    functions: Functions = False,
 ) -> None:
     """Capture MODEL, print its summary and write it to OUT."""
     formats = _formats(format)
@@ -97,7 +102,8 @@ def capture(
     _print(graph.summary(depth=depth))
     _make_folder(out)
     for chosen in formats:
-        _write(graph, out / f"{name}{_suffix(chosen)}", chosen, weights, optional="all" in format)
+        path = out / f"{name}{_suffix(chosen)}"
+        _write(graph, path, chosen, weights, functions, optional="all" in format)
 
 
 @app.command()
@@ -112,6 +118,7 @@ def export(
         Path | None, typer.Option(help="Folder to write to; by default beside FILE.")
     ] = None,
     trust: Trust = False,
+    functions: Functions = False,
 ) -> None:
     """Write a model or graph from a file in other formats.
 
@@ -128,7 +135,7 @@ def export(
     graph = _load(file, trust)
     _make_folder(folder)
     for chosen, target in zip(formats, targets, strict=True):
-        _write(graph, target, chosen, optional="all" in to)
+        _write(graph, target, chosen, functions=functions, optional="all" in to)
 
 
 @app.command()
@@ -333,12 +340,14 @@ def _write(
     path: Path,
     format: str,
     weights: str | None = None,
+    functions: bool = False,
     *,
     optional: bool = False,
 ) -> None:
     from .exporters import export as write
 
     options: dict[str, Any] = {"weights": weights} if weights and format == "onnx" else {}
+    options |= {"functions": True} if functions and format.startswith("onnx") else {}
     try:
         write(graph, path, format, **options)
     except MissingExtraError as error:
