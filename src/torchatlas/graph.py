@@ -160,9 +160,8 @@ def _build(
     graph = ModelGraph(schema=VERSION, **attrs)
     names, ids = UniqueNames(), dict[str, str]()
     outputs = dict[str, tuple[TensorMeta | None, ...]]()
-    stacks = dict[int, tuple[Module, ...]]()  # by identity: records of one call share theirs
-    sizes = dict[int, Dim]()
-    memory = Memory()
+    stacks, sizes = _Stacks(attrs.get("modules", {})), dict[int, Dim]()
+    memory = Memory(orders=any(record.writes for record in records))
     known: dict[str, dict[str, Any]] = {record.like: {} for record in records if record.like}
 
     def meta(value: Value) -> TensorMeta | None:
@@ -178,10 +177,7 @@ def _build(
     for index, record in enumerate(records):
         node = ids[record.key] = names.take(_wanted_id(record))
         outputs[record.key] = record.outputs
-        stack = stacks.get(id(record.stack))
-        if stack is None:
-            stack = _with_containers(record.stack, attrs.get("modules", {}))
-            stacks[id(record.stack)] = stack
+        stack = stacks.full(record.stack)
         if record.like:
             made = {**known[record.like], **_place(index, record, stack)}
         else:
@@ -196,7 +192,7 @@ def _build(
         graph.add_node(node, **made)
         for key, edge_uses in uses.items():
             flowing = {use.output for use in edge_uses if use.output is not None}
-            amount = sum((size(key, output) for output in flowing), 0)
+            amount = sum([size(key, output) for output in flowing], 0)
             graph.add_edge(ids[key], node, uses=tuple(edge_uses), bytes=amount)
     for record in records:
         if record.links:
@@ -274,23 +270,43 @@ def clean_path(path: str) -> str:
     )
 
 
-def _with_containers(stack: tuple[Module, ...], types: Mapping[str, str]) -> tuple[Module, ...]:
-    """Clean a stack, and add the containers that hold a module but are never called themselves.
+class _Stacks:
+    """Cleans stacks of modules, and adds the containers that hold a module but are never called.
 
-    >>> stack = (Module("", "Net"), Module("layers.0", "Block"))
-    >>> [module.path for module in _with_containers(stack, {"layers": "ModuleList"})]
+    >>> stacks = _Stacks({"layers": "ModuleList"})
+    >>> [m.path for m in stacks.full((Module("", "Net"), Module("layers.0", "Block")))]
     ['', 'layers', 'layers.0']
     """
-    full: list[Module] = []
-    for module in stack:
-        path, outer = clean_path(module.path), full[-1].path if full else ""
+
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self._types = types
+        # By identity, which costs no hashing: the records of one call share their stack.
+        self._known: dict[int, tuple[Module, ...]] = {}
+        self._entered: dict[tuple[int, Module], tuple[Module, ...]] = {}
+
+    def full(self, stack: tuple[Module, ...]) -> tuple[Module, ...]:
+        """Return the stack with its containers; that of equal modules is the same object."""
+        found = self._known.get(id(stack))
+        if found is None:
+            found = ()
+            for module in stack:
+                key = id(found), module
+                found = self._entered.get(key) or self._enter(key, found, module)
+            self._known[id(stack)] = found
+        return found
+
+    def _enter(
+        self, key: tuple[int, Module], around: tuple[Module, ...], module: Module
+    ) -> tuple[Module, ...]:
+        path, outer = clean_path(module.path), around[-1].path if around else ""
+        full = [*around]
         if path.startswith(f"{outer}." if outer else ""):
             parts, known = path.split("."), outer.count(".") + 1 if outer else 0
             for length in range(known + 1, len(parts)):
                 inner = ".".join(parts[:length])
-                full.append(Module(inner, types.get(inner, "")))
-        full.append(Module(path, clean(module.type)))
-    return tuple(full)
+                full.append(Module(inner, self._types.get(inner, "")))
+        self._entered[key] = (*full, Module(path, clean(module.type)))
+        return self._entered[key]
 
 
 def _place(index: int, record: OpRecord, stack: tuple[Module, ...]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
     is, its key ``frees`` says when everything went.
     """
     found: dict[Any, Storage] = {}
+    sizes: dict[int, Dim] = {}
     behind: dict[str, tuple[Storage, ...]] = {}
     nodes = in_order(graph)
     end = nodes[-1][1]["index"] if nodes else 0
@@ -94,7 +95,7 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
     for name, node in nodes:
         index, kind = node["index"], node["kind"]
         if node["outputs"]:
-            behind[name] = _storages(name, node, found, end)
+            behind[name] = _storages(name, node, found, sizes, end)
         around = calls.get(name, ())
         for source, edge in into[name].items():
             for use in edge["uses"]:
@@ -117,15 +118,24 @@ def lifetimes(graph: _DiGraph) -> Lifetimes:
 
 
 def _storages(
-    name: str, node: Mapping[str, Any], found: dict[Any, Storage], end: int
+    name: str,
+    node: Mapping[str, Any],
+    found: dict[Any, Storage],
+    sizes: dict[int, Dim],
+    end: int,
 ) -> tuple[Storage, ...]:
-    """Return the storage behind each output of a node; add to `found` those that it sets aside."""
+    """Return the storage behind each output of a node; add to `found` those that it sets aside.
+
+    `sizes` has the bytes of a tensor's metadata by identity: nodes that are alike share it.
+    """
     index, op = node["index"], node["kind"] == "op"
     # A graph that somebody made by hand may not say what shares memory: then nothing does.
     numbers = node.get("storages") or [(name, i) for i in range(len(node["outputs"]))]
     behind = []
     for number, meta in zip(numbers, node["outputs"], strict=True):
-        size = 0 if meta is None else meta.extent_bytes
+        size = sizes.get(id(meta))
+        if size is None:
+            size = sizes[id(meta)] = 0 if meta is None else meta.extent_bytes
         storage = found.get(number)
         if storage is None:
             last = index if op else end

@@ -11,8 +11,12 @@ from .schema import Use
 
 @dataclass(slots=True)
 class Memory:
-    """Follows which record made each value, and who last wrote or read its memory."""
+    """Follows which record made each value, and who last wrote or read its memory.
 
+    Where nothing is written in place (`orders` is False) nobody has to wait for a reader.
+    """
+
+    orders: bool = True
     made_at: dict[str, int] = field(default_factory=dict)
     storage: dict[Value, Hashable] = field(default_factory=dict)
     now: dict[Value, Value] = field(default_factory=dict)
@@ -78,12 +82,14 @@ class Memory:
         reads: list[tuple[str, Value]],
         written: Mapping[Hashable, Value],
     ) -> None:
-        self.made_at[record.key] = index
         own = record.storages or (None,) * len(record.outputs)
-        produced = {s for s in own if s is not None}
         for i, storage in enumerate(own):
             value = Value(record.key, i)
             self.storage[value] = value if storage is None else storage
+        if not self.orders:
+            return
+        self.made_at[record.key] = index
+        produced = {s for s in own if s is not None}
         for _, value in reads:
             storage = self.storage[value]
             if storage not in produced and storage not in written:
