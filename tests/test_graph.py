@@ -176,7 +176,7 @@ def test_require_names_who_writes_the_key():
 
 def test_every_key_is_declared_with_its_writer():
     for key, field in NODE_FIELDS.items():
-        writers = ("frontends", "graph", "annotations", "transforms")
+        writers = ("frontends", "graph", "annotations", "measurements", "transforms")
         assert field.doc and field.by.partition(".")[0] in writers, key
 
 

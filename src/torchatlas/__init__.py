@@ -30,14 +30,18 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .annotations import Cost, annotate, flop_formula
+    from .annotations import Cost, annotate, critical_path, flop_formula
+    from .annotations.transfers import transfers
     from .api import capture
     from .compiled import recorded, recording
+    from .devices import Device
     from .errors import AtlasError
+    from .estimates import estimate
     from .exporters import export
     from .exporters.dot_pydot import to_pydot
     from .exporters.tensorboard_events import add_graph
     from .graph import ModelGraph, validate
+    from .measurements import measure
     from .reading import load
     from .sums import totals
     from .text import summary, to_text
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AtlasError",
     "Cost",
+    "Device",
     "ModelGraph",
     "__version__",
     "add_graph",
@@ -55,15 +60,19 @@ __all__ = [
     "bind",
     "capture",
     "collapse",
+    "critical_path",
+    "estimate",
     "export",
     "flop_formula",
     "load",
+    "measure",
     "recorded",
     "recording",
     "summary",
     "to_pydot",
     "to_text",
     "totals",
+    "transfers",
     "validate",
     "view",
 ]
@@ -71,21 +80,26 @@ __all__ = [
 _HOMES = {
     "AtlasError": "errors",
     "Cost": "annotations",
+    "Device": "devices",
     "ModelGraph": "graph",
     "add_graph": "exporters.tensorboard_events",
     "annotate": "annotations",
     "bind": "transforms",
     "capture": "api",
     "collapse": "transforms",
+    "critical_path": "annotations",
+    "estimate": "estimates",
     "export": "exporters",
     "flop_formula": "annotations",
     "load": "reading",
+    "measure": "measurements",
     "recorded": "compiled",
     "recording": "compiled",
     "summary": "text",
     "to_pydot": "exporters.dot_pydot",
     "to_text": "text",
     "totals": "sums",
+    "transfers": "annotations.transfers",
     "validate": "graph",
     "view": "viewing",
 }

@@ -27,6 +27,7 @@ def capture(
     include_source: bool = False,
     dynamic: Mapping[str, Mapping[int, str] | Sequence[str | None]] | Sequence[str] | None = None,
     replay: bool = True,
+    device: Any = None,
 ) -> ModelGraph:
     """Capture `model` into an annotated graph.
 
@@ -65,6 +66,14 @@ def capture(
     first call is repeated under its own path and with its own parameters. The graph is the same;
     ``replay=False`` runs everything.
 
+    `device` places the model and the example on a device that need not exist: ``"cuda"``,
+    ``"cuda:1"``, ``"cpu"``, a `torch.device`, or a CUDA device's number. Parameters, buffers and
+    inputs of the graph lie there, and what the model makes of them where it says. A map from the
+    paths of modules to devices, ``{"": "cuda:1", "layer1": "cuda:0"}``, splits a model: the
+    longest path that leads to a tensor says where that lies, inputs are where ``""`` says, and a
+    module with tensors gets its arguments moved to where it is, by an op inside of it. The model
+    and the example themselves stay where they are. `transfers` finds what crosses devices.
+
     Raises InputError where the model itself raises on the example, naming the module, the op
     and the shapes, or takes no other size for a name than one, and CaptureError where no front
     end can capture it.
@@ -81,19 +90,24 @@ def capture(
         raise UsageError("a loss or an optimizer needs a training step", hint='mode="training"')
     if not plain and dynamic is not None:
         raise UsageError(f"mode {mode!r} has no symbolic sizes", hint="leave `dynamic` out")
+    if training and device is not None:
+        raise UsageError(
+            "a backward pass runs on no device that may not exist",
+            hint="leave `device` out, or mode='inference' for a forward pass",
+        )
     with progress(f"capturing {type(model).__name__}"), _without_collection():
         if training:
             found, source = record_training(model, example, loss=loss, optimizer=optimizer)
         elif not plain:
-            found, source = record_inference(model, example)
+            found, source = record_inference(model, example, device=device)
         else:
             found, source = record(
-                model, example, frontend=frontend, dynamic=dynamic, replay=replay
+                model, example, frontend=frontend, dynamic=dynamic, replay=replay, device=device
             )
             source.export = lambda: capture(model, example, frontend="export")
         graph = _graph(found, source, include_source)
         if dynamic is not None:
-            _settle(graph, found, model, example, dynamic)
+            _settle(graph, found, model, example, dynamic, device)
         return graph
 
 
@@ -118,7 +132,9 @@ def _graph(found: Capture, source: Source, include_source: bool = False) -> Mode
     return annotate(graph)
 
 
-def _settle(graph: ModelGraph, found: Capture, model: Any, example: Any, dynamic: Any) -> None:
+def _settle(
+    graph: ModelGraph, found: Capture, model: Any, example: Any, dynamic: Any, device: Any
+) -> None:
     from .assumptions import settle
     from .frontends import record_at
 
@@ -127,7 +143,7 @@ def _settle(graph: ModelGraph, found: Capture, model: Any, example: Any, dynamic
     def fresh(sizes: Mapping[str, int]) -> ModelGraph:
         key = tuple(sizes.values())
         if key not in made:
-            made[key] = _graph(*record_at(model, example, dynamic, sizes))
+            made[key] = _graph(*record_at(model, example, dynamic, sizes, device))
         return made[key]
 
     settle(graph, found.sizes, found.assumptions, fresh)

@@ -51,6 +51,14 @@ Mode = Annotated[
 Fake = Annotated[
     bool, typer.Option("--fake", help="Make no weights: for models larger than the memory.")
 ]
+Places = Annotated[
+    list[str],
+    typer.Option(
+        "--device",
+        help="Place the model on a device that need not exist, cuda or cuda:1, or parts of it: "
+        "PATH=DEVICE for each, =DEVICE for the rest.",
+    ),
+]
 Depth = Annotated[int, typer.Option(min=0, help="Levels of modules in the summary.")]
 Dynamic = Annotated[
     list[str],
@@ -93,12 +101,15 @@ def capture(
     dynamic: Dynamic = [],  # noqa: B006
     mode: Mode = "forward",
     functions: Functions = False,
+    device: Places = [],  # noqa: B006
 ) -> None:
     """Capture MODEL, print its summary and write it to OUT."""
     formats = _formats(format)
     _weights(weights)
     name = re.sub(r"[^\w.-]", "_", model.rpartition(":")[2]) or "model"
-    graph = _capture(model, input, arg, frontend, train, fake, include_source, dynamic, mode)
+    graph = _capture(
+        model, input, arg, frontend, train, fake, include_source, dynamic, mode, device
+    )
     _print(graph.summary(depth=depth))
     _make_folder(out)
     for chosen in formats:
@@ -161,12 +172,13 @@ def summary(
     fake: Fake = False,
     mode: Mode = "forward",
     trust: Trust = False,
+    device: Places = [],  # noqa: B006
 ) -> None:
     """Print the module tree of a model, or of one in a file."""
-    if _is_file(model, trust):
+    if _is_file(model, trust, device):
         graph = _load(model, trust)
     else:
-        graph = _capture(model, input, arg, frontend, train, fake, mode=mode)
+        graph = _capture(model, input, arg, frontend, train, fake, mode=mode, device=device)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     _print(graph.summary(depth=depth, sort=sort, columns=chosen))
 
@@ -186,17 +198,18 @@ def cost(
     train: Train = False,
     fake: Fake = False,
     trust: Trust = False,
+    device: Places = [],  # noqa: B006
 ) -> None:
     """Print what a model costs, over its symbolic sizes and at given ones."""
     from .text import costs
 
-    saved = _is_file(model, trust)
+    saved = _is_file(model, trust, device)
     if at and not saved and not dynamic:
         raise UsageError("--at needs symbolic sizes", hint="name them with --dynamic")
     if saved:
         graph = _load(model, trust)
     else:
-        graph = _capture(model, input, arg, frontend, train, fake, dynamic=dynamic)
+        graph = _capture(model, input, arg, frontend, train, fake, dynamic=dynamic, device=device)
     _print(costs(graph, [(text, _bound(graph, text)) for text in at]))
 
 
@@ -215,6 +228,24 @@ def schema() -> None:
     from .exporters.json_graph import schema as json_schema
 
     print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The file to write, such as mine.json.")],
+    device: Annotated[str, typer.Option(help="As torch calls it: cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Measure what a device can do, for rooflines and estimates, and write it to OUT."""
+    from .devices import save
+    from .measurements.calibration import calibrate as measure
+
+    found = measure(device)
+    for name, rate in found.matrix.items():
+        print(f"{name:>9} {rate / 1e12:10.3f} TFLOP/s")
+    print(f"{'copy':>9} {found.bandwidth / 1e9:10.1f} GB/s")
+    print(f"{'launch':>9} {found.launch_us:10.2f} us")
+    save(found, out)
+    print(f"wrote {out}")
 
 
 @app.command()
@@ -245,11 +276,15 @@ def view(
     show(file, viewer=viewer, port=port, browser=browser, announce=announce)
 
 
-def _is_file(model: str, trust: bool) -> bool:
+def _is_file(model: str, trust: bool, places: Sequence[str] = ()) -> bool:
     """Say whether a command's MODEL is a file to read, rather than a model to make."""
     from .reading import SUFFIXES
 
     found = model.lower().endswith(SUFFIXES)
+    if found and places:
+        raise UsageError(
+            "what is in a file keeps its devices", hint="give --device with a model to capture"
+        )
     if trust and not found:
         raise UsageError("--trust is for .pt2 files", hint="leave it out")
     return found
@@ -275,6 +310,7 @@ def _capture(
     include_source: bool = False,
     dynamic: Sequence[str] = (),
     mode: Any = "forward",
+    device: Sequence[str] = (),
 ) -> ModelGraph:
     from .text import progress
 
@@ -287,7 +323,9 @@ def _capture(
             parse_dynamic,
             parse_input,
         )
+        from .frontends.placing import parse_places
 
+        places = parse_places(device)
         made = dict(map(parse_argument, arguments))
         symbols = parse_dynamic(dynamic)
         for text in inputs:
@@ -301,6 +339,7 @@ def _capture(
         frontend=frontend,
         include_source=include_source,
         dynamic=symbols,
+        device=places,
     )
 
 

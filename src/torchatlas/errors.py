@@ -39,6 +39,10 @@ class GraphError(AtlasError):
     """A graph breaks the schema, or lacks a key that was asked for."""
 
 
+class MeasurementError(AtlasError):
+    """A run on a device makes something other than what the graph says, or cannot be made."""
+
+
 class FormatError(AtlasError):
     """A file is not what it should be, or a graph cannot be written in that format."""
 

@@ -22,6 +22,10 @@ def shape_text(meta: TensorMeta) -> str:
     return "x".join(map(str, meta.shape)) or "scalar"
 
 
+TIMES = ("roofline_us", "latency_us")
+"""The keys of nodes that are times, in microseconds."""
+
+
 @dataclass(slots=True)
 class Row:
     """One module of the tree, with the sums of all that stands inside it."""
@@ -34,6 +38,10 @@ class Row:
     terms: dict[str, list[Dim]] = field(default_factory=dict)
     """What is symbolic, until it is added to `sums`: all at once, which is many times faster."""
     unknown: Counter[str] = field(default_factory=Counter)
+    times: dict[str, float] = field(default_factory=dict)
+    """Microseconds, by the key of the nodes; a key that is not there was never written."""
+    untimed: Counter[str] = field(default_factory=Counter)
+    """How many nodes have a key of `TIMES` without knowing the time."""
     children: dict[str, Row] = field(default_factory=dict)
 
 
@@ -79,6 +87,10 @@ def _add(row: Row, node: Mapping[str, Any]) -> None:
         _add_term(row, key, node.get(key))
     for key in ("bytes_read", "bytes_written"):
         _add_term(row, "bytes", node.get(key))
+    for key in TIMES:
+        if key in node:
+            row.times[key] = row.times.get(key, 0.0) + (node[key] or 0.0)
+            row.untimed[key] += node[key] is None
 
 
 def _add_term(row: Row, key: str, value: Dim | None) -> None:

@@ -24,6 +24,8 @@ Dim = Union[int, "sympy.Expr"]
 Kind = Literal["input", "parameter", "buffer", "constant", "op", "output"]
 KINDS: tuple[Kind, ...] = typing.get_args(Kind)
 Phase = Literal["forward", "backward", "optimizer"]
+Bound = Literal["compute", "memory", "launch"]
+BOUNDS: tuple[Bound, ...] = typing.get_args(Bound)
 
 _BITS = {"bool": 8, "complex32": 32, "complex64": 64, "complex128": 128}
 SCALARS = frozenset({"SymInt", "SymFloat", "SymBool"})
@@ -182,6 +184,50 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """How long the whole model took on a device, and how the nodes' latencies add up to that.
+
+    >>> run = Measured("cpu", "a CPU", 1000.0, 20.0, 1030.0, 90.0, 100, 50)
+    >>> run.sum_us, run.stable
+    (910.0, True)
+    """
+
+    device: str
+    device_name: str
+    median_us: float
+    """Microseconds that the model takes as it is called, without anything that watches it."""
+    iqr_us: float
+    """Between the first quartile of the samples and the third."""
+    p90_us: float
+    residual_us: float
+    """`median_us` less the `latency_us` of all nodes: what runs between ops; below 0 where ops
+    take longer one by one."""
+    samples: int
+    """Runs, or blocks of runs, of the whole model."""
+    steps: int
+    """Runs of the program with a timer around each op; `latency_us` is the median of them."""
+    drift: float = 0.0
+    """Change of the model's time from before those runs to after them, as a part of the former."""
+    cache: Literal["warm", "cold"] = "warm"
+    mode: Literal["no_grad"] = "no_grad"
+    threads: int = 1
+    torch: str = ""
+    unstable: tuple[str, ...] = ()
+    """Nodes whose interquartile range is more than a tenth of their median."""
+
+    @property
+    def sum_us(self) -> float:
+        """Microseconds of all nodes together."""
+        return self.median_us - self.residual_us
+
+    @property
+    def stable(self) -> bool:
+        """Whether neither the spread of three samples or more nor the drift is above a tenth."""
+        steady = self.iqr_us <= self.median_us / 10 and abs(self.drift) <= 0.1
+        return steady and self.samples >= 3
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """What one key means; `by` names the module that writes it."""
 
@@ -283,6 +329,14 @@ class NodeAttrs(TypedDict, total=False):
     ]
     bytes_read: Annotated[Dim, Field("memory read, each operand once", "annotations.traffic", "B")]
     bytes_written: Annotated[Dim, Field("memory written", "annotations.traffic", "B")]
+    # limits
+    roofline_us: Annotated[
+        float | None,
+        Field("least time on a device; None if unknown", "annotations.roofline", "µs"),
+    ]
+    bound: Annotated[
+        Bound, Field("what sets it; absent where nothing is launched", "annotations.roofline")
+    ]
     # memory
     first_use: Annotated[
         int, Field("index of the first node that reads the result", "annotations.liveness")
@@ -303,6 +357,13 @@ class NodeAttrs(TypedDict, total=False):
     ]
     # place
     device: Annotated[str, Field("device of the first tensor produced", "annotations.placement")]
+    # measured
+    latency_us: Annotated[
+        float, Field("time of the op on a device, median of several runs", "measurements", "µs")
+    ]
+    latency_iqr_us: Annotated[
+        float, Field("interquartile range of these times", "measurements", "µs")
+    ]
 
 
 class EdgeAttrs(TypedDict):
@@ -332,6 +393,15 @@ class GraphAttrs(TypedDict, total=False):
         tuple[Decision, ...], Field("what was read of those values, in order", "frontends")
     ]
     torch: Annotated[str, Field("version of torch that captured", "frontends")]
+    roofline_device: Annotated[
+        str, Field("device whose limits `roofline_us` holds for", "annotations.roofline")
+    ]
+    confirmed: Annotated[
+        int, Field("ops of which a run on a device confirmed all tensors", "measurements")
+    ]
+    measured: Annotated[
+        Measured, Field("time of the whole model on a device, and how it was taken", "measurements")
+    ]
     symbols: Annotated[
         Mapping[str, Symbol],
         Field("symbolic size -> what it may stand for", "frontends, transforms.bind"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .graph import in_order
@@ -35,6 +35,10 @@ class Totals:
     unknown: Mapping[str, int]
     peak: Peak | None = None
     """The node at which the most memory is in use, and for what; None without `live_bytes`."""
+    roofline_us: float | None = None
+    """Microseconds at a device's limits, one op after the other; None without a roofline."""
+    untimed: Mapping[str, int] = field(default_factory=dict)
+    """Ops for which a roofline was asked and is not known; `roofline_us` leaves them out."""
 
     @property
     def peak_bytes(self) -> Dim | None:
@@ -79,8 +83,14 @@ def totals(graph: _DiGraph) -> Totals:
     """Sum costs over the nodes of `graph`; a tied parameter is one node and counts once."""
     terms: dict[str, list[Dim]] = {key: [] for key in SUMMED}
     unknown: Counter[str] = Counter()
+    untimed: Counter[str] = Counter()
+    times: list[float] = []
     ops = 0
     for _, node in in_order(graph):
+        if "roofline_us" in node:
+            us = node["roofline_us"]
+            times += [us] if us is not None else []
+            untimed[node["op"]] += us is None
         if node["kind"] == "op":
             inside, uncounted = ops_of(node)
             ops += sum(inside.values())
@@ -90,7 +100,15 @@ def totals(graph: _DiGraph) -> Totals:
             if value is not None:
                 terms[key].append(value)
     sums: Any = {key: add_up(values) for key, values in terms.items()}
-    return Totals(**sums, ops=ops, unknown=dict(unknown), peak=peak(graph))
+    roofline_us = sum(times, 0.0) if untimed else None  # every op with the key has a count there
+    return Totals(
+        **sums,
+        ops=ops,
+        unknown=dict(unknown),
+        peak=peak(graph),
+        roofline_us=roofline_us,
+        untimed=dict(+untimed),
+    )
 
 
 def ops_of(node: Mapping[str, Any]) -> tuple[Mapping[str, int], Mapping[str, int]]:

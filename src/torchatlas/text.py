@@ -45,6 +45,18 @@ def number(value: Dim | None, unit: str = "") -> str:
     return f"{value} {unit}".strip()
 
 
+def duration(us: float | None) -> str:
+    """Return a time in microseconds with a unit and three digits, unknown as ``?``.
+
+    >>> duration(1111.3), duration(3.8), duration(2.5e6), duration(999.9), duration(0.0)
+    ('1.11 ms', '3.8 µs', '2.5 s', '1 ms', '0 µs')
+    """
+    if us is None:
+        return "?"
+    size, unit = next((s for s in ((1e6, "s"), (1e3, "ms")) if us >= 0.9995 * s[0]), (1.0, "µs"))
+    return f"{us / size:.0f} {unit}" if us >= 999.5 * size else f"{us / size:.3g} {unit}"
+
+
 def polynomial(value: Any) -> str:
     """Return a symbolic count as a sum of products, unless that is longer than it is.
 
@@ -72,6 +84,25 @@ def decisions_line(graph: ModelGraph) -> str:
     )
 
 
+def measured_line(graph: ModelGraph) -> str:
+    """Return how long the whole model took, and what of it the ops did; nothing if not measured.
+
+    >>> from torchatlas.schema import Measured
+    >>> run = Measured("cpu", "a CPU", 1000.0, 120.0, 1300.0, -90.0, 100, 50)
+    >>> measured_line(ModelGraph(schema=1, name="m", measured=run))
+    '1 ms on a CPU (IQR 120 µs, p90 1.3 ms: unstable), ops 1.09 ms, residual -9.0%'
+    """
+    run = graph.graph.get("measured")
+    if run is None:
+        return ""
+    stable = "" if run.stable else ": unstable"
+    return (
+        f"{duration(run.median_us)} on {run.device_name} (IQR {duration(run.iqr_us)}, "
+        f"p90 {duration(run.p90_us)}{stable}), ops {duration(run.sum_us)}, "
+        f"residual {run.residual_us / run.median_us:+.1%}"
+    )
+
+
 def symbols_line(graph: ModelGraph) -> str:
     """Return what the symbols of `graph` may stand for, in words; nothing where it has none.
 
@@ -94,10 +125,16 @@ def totals_line(found: Totals) -> str:
         f"{number(found.bytes_written, 'B')} written",
         *([f"{number(found.comm_bytes, 'B')} sent"] if found.comm_bytes != 0 else []),
         *([f"{number(found.peak_bytes, 'B')} at the peak"] if found.peak is not None else []),
+        *([f"{_least_time(found)} at the roofline"] if found.roofline_us is not None else []),
         f"{found.coverage:.1%} of {found.ops} ops counted",
     ]
     unknown = ", ".join(f"{op} x{count}" for op, count in sorted(found.unknown.items()))
     return ", ".join(parts) + (f"; unknown: {unknown}" if unknown else "")
+
+
+def _least_time(found: Totals) -> str:
+    missing = sum(found.untimed.values())
+    return duration(found.roofline_us) + (f" without {missing} ops" if missing else "")
 
 
 def _effective(found: Totals) -> str:
@@ -205,6 +242,12 @@ def _counted(row: Row, key: str, unit: str) -> str:
     return number(row.sums[key], unit) + mark
 
 
+def _time(row: Row, key: str) -> str:
+    if key not in row.times:
+        return ""
+    return duration(row.times[key]) + (" +?" if row.untimed[key] else "")
+
+
 def _intensity(row: Row, root: Row) -> str:
     done = row.sums["flops"] + row.sums["flops_other"] + row.sums["int_ops"]
     moved = row.sums["bytes"]
@@ -229,6 +272,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[Row, Row], str]]] = {
     "saved": ("saved for backward", lambda row, root: number(row.sums["saved"], "B")),
     "intensity": ("operations per byte", _intensity),
     "share": ("% of FLOPs", _share),
+    "roofline": ("roofline", lambda row, root: _time(row, "roofline_us")),
+    "latency": ("latency", lambda row, root: _time(row, "latency_us")),
 }
 COLUMNS = ("type", "shape", "params", "flops", "bytes", "share")
 """The columns that `summary` shows unless asked for others."""
@@ -276,16 +321,18 @@ def summary(
     """Return the module tree down to `depth` as a table; sums include everything inside.
 
     `columns` are names among ``type, shape, ops, params, param_bytes, macs, flops, flops_other,
-    flops_effective, int_ops, bytes, comm_bytes, saved, intensity, share``; `sort` orders the
-    modules under each parent by one of the numbers, largest first, in place of the order of
-    execution. ``+?`` marks sums that miss an op whose cost is unknown; ``saved`` is what a
-    training step keeps for its backward pass, and ``intensity`` is in operations per byte.
+    flops_effective, int_ops, bytes, comm_bytes, saved, intensity, share, roofline, latency``;
+    `sort` orders the modules under each parent by one of the numbers, largest first, in place of
+    the order of execution. ``+?`` marks sums that miss an op whose cost is unknown; ``saved`` is
+    what a training step keeps for its backward pass, ``intensity`` is in operations per byte,
+    ``roofline`` is the least time on the device that ``annotate(graph, roofline=…)`` was given,
+    and ``latency`` is what the ops took when `measure` timed them.
     Raises UsageError for a column that does not exist.
     """
     from rich.table import Table
 
     chosen = tuple(columns or COLUMNS)
-    sortable = ("ops", *SUMMED, "bytes", "saved")
+    sortable = ("ops", *SUMMED, "bytes", "saved", "roofline", "latency")
     for name in chosen:
         _known(name, tuple(_COLUMNS))
     if sort is not None:
@@ -299,7 +346,8 @@ def summary(
     for level, row in _walk(root, depth, sort):
         cells = [_plain(_COLUMNS[name][1](row, root)) for name in chosen]
         table.add_row(_plain("  " * level + _own_name(row, graph)), *cells)
-    lines = [totals_line(totals(graph)), symbols_line(graph), decisions_line(graph)]
+    words = (symbols_line, decisions_line, measured_line)
+    lines = [totals_line(totals(graph)), *(line(graph) for line in words)]
     return Summary(table, "".join(f"\n{line}" for line in lines if line))
 
 
@@ -330,6 +378,8 @@ def _walk(row: Row, depth: int, sort: str | None, level: int = 0) -> Iterator[tu
 
 
 def _amount(row: Row, key: str) -> float:
+    if key in ("roofline", "latency"):
+        return row.times.get(f"{key}_us", 0.0)
     value = row.ops if key == "ops" else row.sums[key]
     return value if isinstance(value, int) else float("inf")
 

@@ -8,7 +8,18 @@ from typing import Any
 import networkx as nx
 
 from .errors import GraphError
-from .schema import KINDS, Decision, Field, Module, Symbol, TensorMeta, Use, is_dim
+from .schema import (
+    BOUNDS,
+    KINDS,
+    Decision,
+    Field,
+    Measured,
+    Module,
+    Symbol,
+    TensorMeta,
+    Use,
+    is_dim,
+)
 
 
 def _is_str(value: object) -> bool:
@@ -42,6 +53,10 @@ def _is_count(value: object) -> bool:
     )
 
 
+def _is_duration(value: object) -> bool:
+    return isinstance(value, float) and 0 <= value < float("inf")
+
+
 _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         ("op", "overload", "target", "module", "module_type", "source", "device", "cost_source"),
@@ -68,6 +83,9 @@ _NODE_CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("index", "first_use", "last_use"), _is_index),
     **dict.fromkeys(("storages", "frees", "saved"), _all_indices),
     **dict.fromkeys(("contains", "uncounted"), _is_count),
+    **dict.fromkeys(("latency_us", "latency_iqr_us"), _is_duration),
+    "roofline_us": lambda value: value is None or _is_duration(value),
+    "bound": BOUNDS.__contains__,
     "kind": KINDS.__contains__,
     "phase": ("forward", "backward", "optimizer").__contains__,
     "module_stack": _all(Module),
@@ -97,7 +115,16 @@ def check_keys(
 
 
 def check_graph(attrs: Mapping[str, Any]) -> None:
-    """Raise GraphError for symbols, constraints or decisions that are not of their key's type."""
+    """Raise GraphError for symbols, constraints or decisions that are not of their key's type.
+
+    Also for what measurements say of the whole.
+    """
+    whole, confirmed = attrs.get("measured"), attrs.get("confirmed", 0)
+    if not isinstance(whole, Measured | None) or not _is_index(confirmed):
+        raise GraphError(
+            "'measured' or 'confirmed' does not fit the schema",
+            hint="see torchatlas.schema.GraphAttrs",
+        )
     special, decisions = attrs.get("specialised", False), attrs.get("decisions", ())
     if type(special) is not bool or not _all(Decision)(decisions):
         raise GraphError(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 import networkx as nx
 import pytest
 import torch
+from torch import nn
 
 import models
 import torchatlas as ta
 from torchatlas.errors import CaptureError
 from torchatlas.frontends.metadata import value_meta
 from torchatlas.frontends.replay import replay
+from torchatlas.frontends.segments import Segment
 
 
 @pytest.mark.parametrize("name", models.params(models.ALL))
@@ -45,6 +48,32 @@ def test_replay_needs_values():
         model = models.Residual()
     with pytest.raises(CaptureError, match="no values to run on"):
         replay(ta.capture(model, torch.ones(3, 4)).source, lambda node, values: None)
+
+
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.inner(x)
+        for _ in range(9):
+            x = x * 2
+        return x
+
+
+def test_replay_drops_what_nobody_uses_any_more():
+    """Also in the calls that repeat an earlier one, which are no nodes of the program."""
+    graph = ta.capture(nn.Sequential(Chain(), Chain(), Chain()), torch.randn(2, 4))
+    assert any(isinstance(n.target, Segment) for n in graph.source.program.graph.nodes)
+    seen, alive = [], []
+
+    def note(node, values):
+        seen.append(weakref.ref(values[0]))
+        alive.append(sum(value() is not None for value in seen))
+
+    replay(graph.source, note)
+    assert len(seen) == 30 and max(alive) <= 4
 
 
 @pytest.mark.parametrize("name", ["in_place_views", "residual", "tiny", "swin_t"])

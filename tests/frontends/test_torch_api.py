@@ -560,3 +560,60 @@ def test_numbers_that_are_computed_index_tensors():
     with torch_api.FakeTensorMode(), torch_api.indexing_by_numbers_that_flow():
         row = torch.zeros(4, 3)[torch.zeros((), dtype=torch.int)]
     assert row.shape == (3,)
+
+
+def test_what_watches_operators_is_seen():
+    from torch.overrides import TorchFunctionMode
+    from torch.profiler import profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    assert torch_api.watchers() == []
+    with FlopCounterMode(display=False), TorchFunctionMode():
+        assert torch_api.watchers() == ["_FlopCounterMode", "TorchFunctionMode"]
+    with profile():
+        assert torch_api.watchers() == ["a profiler"]
+    with torch.device("cpu"):
+        assert torch_api.watchers() == []
+
+
+def test_fake_tensors_on_devices_that_need_not_exist():
+    mode, memory = torch_api.FakeTensorMode(), {}
+    weight = torch.nn.Parameter(torch.ones(4, 6))
+    column, cuda = weight.detach()[:, 1], torch.device("cuda:1")
+    whole, view = (torch_api.fake_on(mode, x, cuda, memory) for x in (weight, column))
+    assert (whole.device, whole.is_cuda, whole.requires_grad, whole.is_leaf) == (cuda, 1, 1, 1)
+    assert (view.shape, view.stride(), view.storage_offset()) == ((4,), (6,), 1)
+    assert torch_api.storage_of(whole) == torch_api.storage_of(view)
+    elsewhere = torch_api.fake_on(mode, column, torch.device("cuda:0"), memory)
+    assert torch_api.storage_of(elsewhere) != torch_api.storage_of(view)
+    with mode:
+        assert (whole @ whole.new_ones(6)).device == cuda
+        assert whole.to("cuda").device == torch.device("cuda:0")
+    conjugate = torch_api.fake_on(mode, torch.ones(2, dtype=torch.complex64).conj(), cuda, memory)
+    assert conjugate.device == cuda
+
+
+def test_fake_cuda_tensors_run_without_a_driver():
+    mode, cuda = torch_api.FakeTensorMode(), torch.device("cuda:0")
+    op = torch.ops.aten.scaled_dot_product_attention.default
+    kernels, asked = dict(op.py_kernels), torch.cuda.amp.common.amp_definitely_not_available
+    x = torch_api.fake_on(mode, torch.ones(1, 2, 8, 8), cuda, {})
+    lstm = torch.nn.LSTM(8, 8)
+    state = {n: torch_api.fake_on(mode, p, cuda, {}) for n, p in lstm.named_parameters()}
+    called: list[str] = []
+
+    def call(func, args, kwargs):
+        called.append(op_info(func).op)
+        return func(*args, **kwargs)
+
+    with torch_api.as_if_on_cuda(), mode, torch.no_grad():
+        with torch_api.below_autograd(call):
+            made = torch.nn.functional.scaled_dot_product_attention(x, x, x)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            assert (x @ x).dtype == torch.bfloat16
+        out, _ = torch.func.functional_call(lstm, state, (x[0],))
+    if not torch.cuda.is_available():
+        assert "aten._scaled_dot_product_efficient_attention" in called
+    assert made.device == out.device == cuda
+    assert dict(op.py_kernels) == kernels
+    assert torch.cuda.amp.common.amp_definitely_not_available is asked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from os import PathLike
+from typing import TYPE_CHECKING
 
 from ..errors import GraphError
 from ..graph import ModelGraph, op_nodes
@@ -13,7 +15,12 @@ from .liveness import liveness
 from .own_formulas import flop_formula
 from .params import params
 from .placement import placement
+from .roofline import critical_path
+from .roofline import roofline as add_roofline
 from .traffic import traffic
+
+if TYPE_CHECKING:
+    from ..devices import Device
 
 DEFAULT: tuple[Callable[[ModelGraph], None], ...] = (
     placement,
@@ -28,6 +35,7 @@ __all__ = [
     "DEFAULT",
     "Cost",
     "annotate",
+    "critical_path",
     "flop_formula",
     "flops",
     "liveness",
@@ -37,8 +45,18 @@ __all__ = [
 ]
 
 
-def annotate(graph: ModelGraph, *, strict: bool = False) -> ModelGraph:
+def annotate(
+    graph: ModelGraph,
+    *,
+    strict: bool = False,
+    roofline: str | PathLike[str] | Device | None = None,
+    tf32: bool = False,
+) -> ModelGraph:
     """Add every default annotation to `graph`, in place, and return it.
+
+    With `roofline`, a device or the name that a driver reports, also the least time that each op
+    can take on it (see `torchatlas.annotations.roofline`); `tf32` lets products of float32 run
+    as TF32.
 
     With `strict`, raises GraphError for an op whose cost no rule knows, naming it. Raises it too
     for a collapsed graph, whose ops are no longer there.
@@ -54,6 +72,8 @@ def annotate(graph: ModelGraph, *, strict: bool = False) -> ModelGraph:
         annotation(graph)
     if strict:
         _check_known(graph)
+    if roofline is not None:
+        add_roofline(graph, roofline, tf32=tf32)
     return graph
 
 

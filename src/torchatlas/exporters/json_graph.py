@@ -12,8 +12,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ..errors import AtlasError, FormatError
 from ..expressions import condition, parse
 from ..graph import ModelGraph, in_order, inputs_of, validate
-from ..schema import VERSION, Dim, Kind, Module, Phase, TensorMeta, Use
+from ..schema import VERSION, Bound, Dim, Kind, Module, Phase, TensorMeta, Use
 from ..schema import Decision as DecisionAttrs
+from ..schema import Measured as MeasuredAttrs
 from ..schema import Symbol as SymbolAttrs
 from ..sums import SUMMED, totals
 
@@ -23,6 +24,8 @@ Number = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Size = Annotated[
     Number | str, Meta(description="a number; as text if symbolic, or larger than 2**63 - 1")
 ]
+
+Duration = Annotated[float, Meta(ge=0, description="microseconds")]
 
 
 class Tensor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,11 +91,15 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
     cost_source: str | UnsetType = UNSET
     bytes_read: Size | UnsetType = UNSET
     bytes_written: Size | UnsetType = UNSET
+    roofline_us: Duration | UnsetType | None = UNSET
+    bound: Bound | UnsetType = UNSET
     first_use: Number | UnsetType = UNSET
     last_use: Number | UnsetType = UNSET
     live_bytes: Size | UnsetType = UNSET
     saved_bytes: Size | UnsetType = UNSET
     device: str | UnsetType = UNSET
+    latency_us: Duration | UnsetType = UNSET
+    latency_iqr_us: Duration | UnsetType = UNSET
 
 
 class Edge(Struct, forbid_unknown_fields=True):
@@ -127,6 +134,25 @@ class Decision(Struct, forbid_unknown_fields=True):
     value: str
 
 
+class Measured(Struct, forbid_unknown_fields=True):
+    """How long the whole model took on a device, in microseconds."""
+
+    device: str
+    device_name: str
+    median_us: Duration
+    iqr_us: Duration
+    p90_us: Duration
+    residual_us: float
+    samples: Number
+    steps: Number
+    drift: float
+    cache: Literal["warm", "cold"]
+    mode: Literal["no_grad"]
+    threads: Number
+    torch: str
+    unstable: list[str]
+
+
 class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the graph says of itself."""
 
@@ -138,6 +164,9 @@ class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
     specialised: bool | UnsetType = UNSET
     decisions: list[Decision] | UnsetType = UNSET
     torch: str | UnsetType = UNSET
+    roofline_device: str | UnsetType = UNSET
+    confirmed: Number | UnsetType = UNSET
+    measured: Measured | UnsetType = UNSET
     symbols: dict[str, Symbol] | UnsetType = UNSET
     constraints: Annotated[
         list[str] | UnsetType, Meta(description="conditions on symbols: 'height != width'")
@@ -311,6 +340,9 @@ def _graph(file: File) -> ModelGraph:
         header["decisions"] = tuple(
             DecisionAttrs(d.source, d.op, d.value) for d in file.graph.decisions
         )
+    if file.graph.measured is not UNSET:
+        told = msgspec.structs.asdict(file.graph.measured)
+        header["measured"] = MeasuredAttrs(**{**told, "unstable": tuple(told["unstable"])})
     for text in header.get("constraints", ()):
         condition(text)
     graph = ModelGraph(schema=file.schema, **header)

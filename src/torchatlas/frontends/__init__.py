@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AtlasError, CaptureError, UsageError
+from ..errors import AtlasError, CaptureError, InputError, UsageError
 from ..names import clean
 from .capture import Capture, Source
 
@@ -28,13 +28,14 @@ def record(
     frontend: str = "auto",
     dynamic: Any = None,
     replay: bool = True,
+    device: Any = None,
 ) -> tuple[Capture, Source]:
     """Turn `model` into records with the first front end that can.
 
-    `dynamic` makes sizes symbolic, and `replay` repeats modules that are called alike, as
-    `torchatlas.capture` has it. Raises InputError where the
-    model itself raises on the example, CaptureError where no front end serves, and UsageError
-    for a front end that does not exist.
+    `dynamic` makes sizes symbolic, `replay` repeats modules that are called alike, and `device`
+    places the model, as `torchatlas.capture` has it. Raises InputError where the model itself
+    raises on the example, CaptureError where no front end serves, and UsageError for a front end
+    or a device that does not exist.
     """
     from .example import arguments, as_module, to_fake, to_meta
     from .state import check_structure
@@ -49,6 +50,18 @@ def record(
             "only the front end 'export' makes sizes symbolic, and not of an exported program",
             hint="pass the module, and leave `frontend` out",
         )
+    if device is not None:
+        from . import placing
+
+        frontend = placing.frontend_for(device, frontend, dynamic)
+        return placing.record_on(
+            device,
+            model,
+            example,
+            lambda module, args, alike: record(
+                module, args, frontend=frontend, dynamic=dynamic, replay=replay and alike
+            ),
+        )
     if _is_program(model):
         return _read_program(model)
     module, name = as_module(model)
@@ -60,7 +73,7 @@ def record(
         else:
             found, served, attempts = _symbolic(module, args, dynamic)
     _say(found, served, attempts, name)
-    return found, Source(served, found.program, found.placeholders, module)
+    return found, Source(served, found.program, found.placeholders, module, args=args)
 
 
 def record_training(
@@ -98,8 +111,12 @@ def record_training(
     return found, Source("training", found.program, found.placeholders, module)
 
 
-def record_inference(model: Any, example: Any = None) -> tuple[Capture, Source]:
+def record_inference(
+    model: Any, example: Any = None, *, device: Any = None
+) -> tuple[Capture, Source]:
     """Turn a run of `model` without gradients into records: what kernels do, in eager order.
+
+    `device` places the model, as `torchatlas.capture` has it.
 
     Raises InputError where the model raises on the example, and CaptureError where it cannot run
     on tensors without values, and has none itself.
@@ -108,6 +125,12 @@ def record_inference(model: Any, example: Any = None) -> tuple[Capture, Source]:
     from .example import arguments, as_module, to_meta
     from .state import check_structure
 
+    if device is not None:
+        from . import placing
+
+        return placing.record_on(
+            device, model, example, lambda module, args, _: record_inference(module, args)
+        )
     if _is_program(model):
         raise UsageError(
             "an exported program is captured as it is", hint="pass the module that was exported"
@@ -122,12 +145,12 @@ def record_inference(model: Any, example: Any = None) -> tuple[Capture, Source]:
         lambda on_values: inference.capture(module, args, on_values=on_values),
     )
     _say(found, "inference", [], name)
-    return found, Source("inference", found.program, found.placeholders, module)
+    return found, Source("inference", found.program, found.placeholders, module, args=args)
 
 
 def _run(module: nn.Module, args: Args, what: str, capture: Callable[[bool], Capture]) -> Capture:
     """Capture a run without values or, where it looks at them, with those of the example."""
-    from .diagnosis import input_error
+    from .diagnosis import blamed, input_error
     from .surroundings import surroundings
     from .torch_api import is_fake_limitation, quiet
 
@@ -135,7 +158,9 @@ def _run(module: nn.Module, args: Args, what: str, capture: Callable[[bool], Cap
         try:
             with surroundings(module):
                 return capture(False)
-        except AtlasError:
+        except AtlasError as error:
+            if isinstance(error, InputError) and error.node is not None:
+                raise blamed(module, args, error) from error.__cause__
             raise
         except Exception as error:
             if (fault := input_error(module, args)) is not None:
@@ -204,13 +229,14 @@ def resize(model: Any, example: Any, wanted: Any, sizes: Mapping[str, int]) -> A
 
 
 def record_at(
-    model: Any, example: Any, wanted: Any, sizes: Mapping[str, int]
+    model: Any, example: Any, wanted: Any, sizes: Mapping[str, int], device: Any = None
 ) -> tuple[Capture, Source]:
     """Turn `model` into records with numbers for the sizes that `wanted` names."""
     from .torch_api import whole_recurrent
 
     with whole_recurrent():
-        return record(model, resize(model, example, wanted, sizes), frontend="export")
+        resized = resize(model, example, wanted, sizes)
+        return record(model, resized, frontend="export", device=device)
 
 
 def _order(module: nn.Module, frontend: str) -> tuple[str, ...]:
@@ -228,7 +254,7 @@ def _first(
     marks: Sequence[Any] | None = None,
     replay: bool = True,
 ) -> tuple[Capture, str, list[str]]:
-    from .diagnosis import hint, input_error
+    from .diagnosis import blamed, hint, input_error
     from .surroundings import surroundings
     from .torch_api import is_fake_limitation
 
@@ -242,6 +268,8 @@ def _first(
                 with surroundings(module):
                     return capture(module, args), frontend, attempts
             except Exception as error:
+                if not causes and isinstance(error, InputError) and error.node is not None:
+                    raise blamed(module, args, error) from error.__cause__
                 if not causes and (fault := input_error(module, args)) is not None:
                     raise fault from fault.__cause__
                 causes.append(error)

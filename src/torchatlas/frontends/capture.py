@@ -38,6 +38,8 @@ class Source:
     placeholders: dict[str, Any]
     model: Any = None
     ids: dict[str, str] = field(default_factory=dict)
+    args: Any = None
+    """The arguments that `model` was captured on, by position and by name; None if not known."""
     export: Callable[[], Any] | None = None
     """Makes the graph of the same model and example that has an exported program behind it."""
 

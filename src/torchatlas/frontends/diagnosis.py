@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import AtlasError, InputError
 from ..names import clean
-from . import metadata, torch_api
+from . import metadata, mix_ups, torch_api
 from .example import Args, FunctionModule, fake, input_names, mode_for
 from .opaque import is_opaque, leaves, map_leaves
 from .surroundings import surroundings
@@ -35,7 +35,9 @@ class _LastCall(TorchFunctionMode):
             if self.failed is None:
                 leaves = torch_api.tree_leaves((args, kwargs))
                 metas = [metadata.tensor_meta(x) for x in leaves if isinstance(x, torch.Tensor)]
-                self.failed = func.__name__, ", ".join(map(str, metas))
+                apart = len({meta.device for meta in metas}) > 1
+                told = [f"{meta} on {meta.device}" if apart else str(meta) for meta in metas]
+                self.failed = func.__name__, ", ".join(told)
             raise
 
 
@@ -79,6 +81,14 @@ def input_error(model: nn.Module, args: Args) -> InputError | None:
                 return None
             return _describe(model, args, error, running, last.failed)
     return None
+
+
+def blamed(model: nn.Module, args: Args, error: InputError) -> InputError:
+    """Return what names an op, with another hint where the example lies away from the model."""
+    advice = _two_devices(model, args) or error.hint
+    found = InputError(error.problem, hint=advice, node=error.node)
+    found.__cause__ = error.__cause__
+    return found
 
 
 def hint(args: Args, causes: Sequence[Exception]) -> str:
@@ -146,11 +156,22 @@ def _describe(
         f"the model raises on this example {where}{call}\n  {type(error).__name__}: {reason}{at}",
         hint=_no_tensor(model, args)
         or _two_devices(model, args)
+        or (mix_ups.HINT if mix_ups.is_mix_up(error) else "")
+        or (_NO_DRIVER if _asks_driver(error) else "")
         or "check the example's shapes and data types against what that module expects"
         + (f": {_repr(inner)}" if path else ""),
     )
     found.__cause__ = error
     return found
+
+
+def _asks_driver(error: Exception) -> bool:
+    return type(error).__name__ == "AcceleratorError" or any(
+        words in str(error) for words in ("NVIDIA driver", "not compiled with CUDA")
+    )
+
+
+_NO_DRIVER = "that code asks the driver for a GPU: capture it with a GPU, or leave `device` out"
 
 
 def _reason(error: Exception) -> str:
@@ -190,7 +211,7 @@ _TENSORS_OF = {
 def _two_devices(model: nn.Module, args: Args) -> str:
     given = {str(leaf.device) for leaf in leaves(args) if isinstance(leaf, torch.Tensor)}
     held = {str(tensor.device) for tensor in (*model.parameters(), *model.buffers())}
-    if given and held and given != held and len(given | held) > 1:
+    if given and held and given.isdisjoint(held):
         return (
             f"the example lies on {', '.join(sorted(given))} and the model on "
             f"{', '.join(sorted(held))}: move one to the other"

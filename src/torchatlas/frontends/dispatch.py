@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..errors import InputError
 from ..schema import Decision, Phase
-from . import metadata, torch_api
+from . import metadata, mix_ups, torch_api
 from .differentiation import Differentiated
 from .frozen import Reads
 from .segments import RESHAPING, Segment
@@ -63,6 +64,8 @@ class Tracer:
         self._owners: dict[int, str] = {}
         """The names of parameters."""
         self._running: list[str | None] = []
+        self._mix_up: InputError | None = None
+        """What to say of an operator that raised because of the devices of its arguments."""
         self.constants: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         """Tensors that nobody announced, each with the gradient that it had."""
         self._objects: dict[int, tuple[Any, fx.Node]] = {}
@@ -141,8 +144,18 @@ class Tracer:
             finally:
                 running.pop()
 
-        with calls_replaced(call), self._following() if self._shared else nullcontext():
-            yield
+        try:
+            with calls_replaced(call), self._following() if self._shared else nullcontext():
+                yield
+        except RuntimeError as error:
+            if self._mix_up is None or not mix_ups.is_mix_up(error):
+                raise
+            raise self._mix_up from error
+
+    def _innermost(self) -> tuple[str, str]:
+        """Return the path and the class of the innermost module that is running."""
+        path = next((path for path in reversed(self._running) if path is not None), "")
+        return path, self._types[path].__name__
 
     @contextmanager
     def _following(self) -> Iterator[None]:
@@ -194,7 +207,13 @@ class Tracer:
         inputs, named = self._operand(args), self._operand(kwargs)
         if self._hold and func.__name__.partition(".")[0] in RESHAPING:
             inputs[0].meta["val"] = _alias(args[0])  # as it was before
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError as error:
+            if mix_ups.is_mix_up(error):
+                operands = inputs, named
+                self._mix_up = mix_ups.describe(self.graph, func, operands, self._innermost())
+            raise
         if isinstance(result, _NUMBERS):
             if torch_api.is_data_dependent(func, args):
                 self.decide(metadata.op_info(func).op, repr(result))

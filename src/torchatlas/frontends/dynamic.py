@@ -90,15 +90,16 @@ def _leaves(model: nn.Module, args: Args) -> list[tuple[str, Any]]:
 
 
 def _resized(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
-    # Indexing makes a tensor of its own: torch would give the base of a view symbols as well.
+    # A tensor of its own: torch would give the base of a view symbols as well.
     order = sorted(range(tensor.dim()), key=lambda d: tensor.stride()[d], reverse=True)
     made = tensor.detach()
     for dim, size in sizes.items():
         if tensor.shape[dim] == 0:
             made = made.new_zeros([*made.shape[:dim], size, *made.shape[dim + 1 :]])
         else:
-            rows = torch.arange(size, device=made.device) % tensor.shape[dim]
-            made = made.index_select(dim, rows)
+            times = [-(-size // tensor.shape[dim]) if d == dim else 1 for d in range(made.dim())]
+            repeated = made.repeat(times).narrow(dim, 0, size)
+            made = repeated.clone(memory_format=torch.contiguous_format)
     if tensor.is_contiguous():
         return made.contiguous()
     return made.permute(order).contiguous().permute([order.index(d) for d in range(len(order))])

@@ -12,9 +12,10 @@ from torch import fx
 from ..errors import CaptureError
 from . import torch_api
 from .capture import Source
-from .segments import Segment
+from .segments import Invoke, Segment, call_plainly
 
 Hook = Callable[[str, list[Any]], None]
+Make = Callable[[torch.Tensor], torch.Tensor]
 
 
 def replay(source: Source, hook: Hook | None = None) -> dict[str, Any]:
@@ -30,31 +31,71 @@ def replay(source: Source, hook: Hook | None = None) -> dict[str, Any]:
 
     Raises CaptureError where the state or the example has no values to run on.
     """
-    module = getattr(source.program, "graph_module", source.program)
-    below = source.frontend in ("training", "inference")  # below autograd
-    copies = _Copies(requires_grad=not below)
-    inputs = {
-        node.name: copies.copy(node.name, source.placeholders[node.name])
-        if node.name in source.placeholders
-        else _zeros(node)
-        for node in module.graph.find_nodes(op="placeholder")
-    }
-
-    def call(key: str, result: Any) -> None:
-        if hook is not None and key in source.ids:
-            hook(source.ids[key], torch_api.tree_leaves(result))
-
-    trained = source.frontend == "training"
-    with torch_api.without_autograd(trained) if below else nullcontext():
-        returned = _Replay(module, call, copies).run(*inputs.values())
-    results = {source.ids[name]: value for name, value in inputs.items() if name in source.ids}
+    program = Program(source)
+    returned = program.run(hook)
+    results = {source.ids[n]: value for n, value in program.inputs.items() if n in source.ids}
     for i, value in enumerate(returned):
         results[source.ids[f"output:{i}"]] = value
     return results
 
 
+class Program:
+    """The program of a source on tensors of its own, which runs time and again.
+
+    Without `gradients` none of its tensors asks for one. `make` returns a tensor with values for
+    one that has none.
+    """
+
+    def __init__(self, source: Source, *, gradients: bool = True, make: Make | None = None) -> None:
+        """Copy the state and the example of `source`.
+
+        Raises CaptureError for a tensor without values, where there is no `make`.
+        """
+        self._source, self.ids = source, source.ids
+        self._module = getattr(source.program, "graph_module", source.program)
+        self._below = source.frontend in ("training", "inference")  # below autograd
+        self.copies = Copies(gradients and not self._below, make)
+        self.inputs = {
+            node.name: self.copies.copy(node.name, _in_place(node, source.placeholders[node.name]))
+            if node.name in source.placeholders
+            else _zeros(node)
+            for node in self._module.graph.find_nodes(op="placeholder")
+        }
+
+    def run(self, hook: Hook | None = None, invoke: Invoke = call_plainly) -> Any:
+        """Run the program, and return what it returns.
+
+        Each op is called as ``invoke(key, operator, arguments, keyword arguments)``, the key
+        being that of the source's `ids`, and `hook` is called after it, as in `replay`.
+        """
+        ids = self.ids
+
+        def call(key: str, result: Any) -> None:
+            if hook is not None and key in ids:
+                hook(ids[key], torch_api.tree_leaves(result))
+
+        trained = self._source.frontend == "training"
+        with torch_api.without_autograd(trained) if self._below else nullcontext():
+            run = _Replay(self._module, call, self.copies, invoke, modes=not self._below)
+            return run.run(*self.inputs.values())
+
+
 def _is_lazy(value: torch.Tensor) -> bool:
     return value.is_quantized or value.is_conj() or value.is_neg()
+
+
+def _in_place(node: fx.Node, value: Any) -> Any:
+    """Return `value`, unless it lies elsewhere than the graph has it."""
+    captured = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and isinstance(captured, torch.Tensor):
+        without_values = isinstance(value, torch_api.FakeTensor) or value.is_meta
+        if not without_values and value.device != captured.device:
+            raise CaptureError(
+                f"{node.name!r} was placed on {captured.device}, and its values lie on "
+                f"{value.device}",
+                hint="capture the model where it lies, without `device`, to run it",
+            )
+    return value
 
 
 def _zeros(node: fx.Node) -> torch.Tensor | None:
@@ -66,25 +107,32 @@ def _zeros(node: fx.Node) -> torch.Tensor | None:
     return made.zero_()
 
 
-class _Copies:
+class Copies:
     """Makes copies of real tensors; what shares memory shares the copy's."""
 
-    def __init__(self, requires_grad: bool) -> None:
-        self.requires_grad = requires_grad
+    def __init__(self, requires_grad: bool, make: Make | None = None) -> None:
+        """Begin; `make` returns a tensor with values for one that has none."""
+        self.requires_grad, self._make = requires_grad, make
         self._memory: dict[int, torch.UntypedStorage] = {}
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def copy(self, name: str, value: Any) -> Any:
         """Return a copy of `value` where it is a tensor; anything else as it is."""
         if not isinstance(value, torch.Tensor):
             return value
+        requires_grad = self.requires_grad and value.requires_grad
         if isinstance(value, torch_api.FakeTensor) or value.is_meta:
-            raise CaptureError(
-                f"{name!r} has no values to run on",
-                hint="capture a model with real weights, on a real example",
-            )
+            if self._make is None:
+                raise CaptureError(
+                    f"{name!r} has no values to run on",
+                    hint="capture a model with real weights, on a real example",
+                )
+            if id(value) not in self._made:
+                made = self._make(value).requires_grad_(requires_grad)
+                self._made[id(value)] = value, made
+            return self._made[id(value)][1]
         # Which kernel attention takes, and so its strides, depends on whether gradients are
         # asked for.
-        requires_grad = self.requires_grad and value.requires_grad
         return self._alike(value.detach()).requires_grad_(requires_grad)
 
     def _alike(self, value: torch.Tensor) -> torch.Tensor:
@@ -103,11 +151,15 @@ class _Replay(fx.Interpreter):
         self,
         module: fx.GraphModule,
         call: Callable[[str, Any], None],
-        copies: _Copies,
+        copies: Copies,
+        invoke: Invoke,
+        *,
+        modes: bool,
         prefix: str = "",
     ) -> None:
         super().__init__(module)
         self._call, self._copies, self._prefix = call, copies, prefix
+        self._invoke, self._modes, self._key = invoke, modes, ""
         self._again = {n.meta.get("recomputes") for n in module.graph.nodes} - {None}
         self._states: dict[fx.Node, list[torch.Tensor]] = {}
 
@@ -120,18 +172,27 @@ class _Replay(fx.Interpreter):
         if found is not None:
             position, context = found
             args, _ = self.fetch_args_kwargs_from_env(n)
-            inner = _Replay(args[position], self._call, self._copies, f"{self._prefix}{n.name}/")
+            prefix = f"{self._prefix}{n.name}/"
+            inner = _Replay(
+                args[position], self._call, self._copies, self._invoke,
+                modes=self._modes, prefix=prefix,
+            )  # fmt: skip
             with context(*args[:position]):
                 return inner.run(*args[position + 1 :])
         if isinstance(n.target, Segment):
             args, _ = self.fetch_args_kwargs_from_env(n)
-            return n.target.run(args, self._call, f"{self._prefix}{n.name}/")
-        # A training step was recorded below autograd, where modes have done their work.
-        modes = n.meta.get("modes") if self._copies.requires_grad else None
+            return n.target.run(args, self._call, f"{self._prefix}{n.name}/", self._invoke)
+        # What was recorded below autograd was recorded after modes had done their work.
+        modes = n.meta.get("modes") if self._modes else None
+        self._key = self._prefix + n.name
         with self._random(n), torch_api.in_modes(modes):
             result = super().run_node(n)
         self._call(self._prefix + n.name, result)
         return result
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator."""
+        return self._invoke(self._key, target, args, kwargs)
 
     @contextmanager
     def _random(self, n: fx.Node) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -32,6 +33,15 @@ RESHAPING = frozenset(
     )
 )
 """Operators in place that change a tensor's shape or memory rather than its elements."""
+
+
+Invoke = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Calls an operator, given its node's name, on arguments and keyword arguments."""
+
+
+def call_plainly(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call an operator."""
+    return target(*args, **kwargs)
 
 
 class Segment:
@@ -95,20 +105,42 @@ class Segment:
         return self.run(values, lambda node, result: None)
 
     def run(
-        self, values: Sequence[Any], hook: Callable[[str, Any], None], prefix: str = ""
+        self,
+        values: Sequence[Any],
+        hook: Callable[[str, Any], None],
+        prefix: str = "",
+        invoke: Invoke = call_plainly,
     ) -> list[Any]:
-        """Run the nodes; call ``hook(name, result)`` after each, the name behind `prefix`."""
+        """Run the nodes; call ``hook(name, result)`` after each, the name behind `prefix`.
+
+        ``invoke(name, operator, arguments, keyword arguments)`` calls the operators.
+        """
         made = dict(zip(self.operands, values, strict=True))
         for node in self.nodes:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), made.__getitem__)
             target: Any = node.target
+            name = prefix + node.name
             if isinstance(target, Segment):
-                made[node] = target.run(args, hook, f"{prefix}{node.name}/")
+                made[node] = target.run(args, hook, f"{name}/", invoke)
             else:
                 with torch_api.in_modes(node.meta.get("modes")):
-                    made[node] = target(*args, **kwargs)
-                hook(prefix + node.name, made[node])
+                    made[node] = invoke(name, target, args, kwargs)
+                hook(name, made[node])
+            del args, kwargs
+            for done in self._last_uses.get(node, ()):
+                del made[done]  # as a run of the model drops what nobody holds any more
         return [made[node] for node in self.results]
+
+    @cached_property
+    def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
+        """What each node is the last one to use."""
+        last = {arg: node for node in self.nodes for arg in node.all_input_nodes}
+        last = {node: node for node in self.nodes} | last
+        found: dict[fx.Node, list[fx.Node]] = {}
+        for arg, node in last.items():
+            if arg not in self.results:
+                found.setdefault(node, []).append(arg)
+        return found
 
 
 def _first_equal(items: Sequence[Any]) -> tuple[int, ...]:

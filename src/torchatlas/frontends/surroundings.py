@@ -24,14 +24,22 @@ def surroundings(model: nn.Module) -> Iterator[None]:
     table that is made at the first call, gets back what was in it. Not safe for threads.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
-    modules = {id(module): module for _, module in walk(model)}
-    before = [(module, _attributes(module)) for module in modules.values()]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _not_compiling():
+        with attributes_kept(model), _not_compiling():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Give the attributes of all modules back what was in them, at the end."""
+    modules = {id(module): module for _, module in walk(model)}
+    before = [(module, _attributes(module)) for module in modules.values()]
+    try:
+        yield
+    finally:
         for module, attributes in before:
             _restore(module, attributes)
 

@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
@@ -171,8 +172,7 @@ def whole_recurrent() -> Iterator[None]:
 
     Their results then have shapes, but tensors must not hold values. Not safe for threads.
     """
-    names = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-    ops: list[Any] = [getattr(torch.ops.aten, name).input for name in names]
+    ops: list[Any] = [getattr(torch.ops.aten, name).input for name in _RECURRENT]
     before = [dict(op.py_kernels) for op in ops]
     try:
         for op in ops:
@@ -1109,3 +1109,157 @@ def is_random(target: Any) -> bool:
     """Say whether the operator `target` draws random numbers."""
     tags = getattr(target, "tags", ())
     return torch.Tag.nondeterministic_seeded in tags
+
+
+# -- measurements --------------------------------------------------------------------------------
+
+
+def watchers() -> list[str]:
+    """Return what watches the operators that run right now, and so makes them slower.
+
+    A default device is none: `torch.set_default_device` stays in force for a whole program.
+    """
+    from torch.overrides import _get_current_function_mode_stack
+    from torch.utils._device import DeviceContext
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+    functions: Any = _get_current_function_mode_stack
+    found = [*_get_current_dispatch_mode_stack(), *functions()]
+    names = [type(mode).__name__ for mode in found if not isinstance(mode, DeviceContext)]
+    profiled = torch._C._autograd._profiler_enabled()
+    return [*names, "a profiler"] if profiled else names
+
+
+# -- placement -----------------------------------------------------------------------------
+
+
+def fake_on(
+    mode: FakeTensorMode,
+    tensor: torch.Tensor,
+    device: torch.device,
+    memory: dict[Any, torch.UntypedStorage],
+) -> torch.Tensor:
+    """Return a fake tensor like `tensor` that claims to lie on `device`, which need not exist.
+
+    Tensors on one memory share theirs through `memory`.
+    """
+    if not is_plain(tensor) or tensor.is_conj() or tensor.is_neg():
+        with mode:
+            moved = mode.from_tensor(tensor).detach().to(device)
+        return moved.requires_grad_(tensor.requires_grad)
+    key = storage_of(tensor), device
+    with no_dispatch():
+        if key not in memory:
+            size = tensor.untyped_storage().nbytes()
+            memory[key] = torch.empty(size, dtype=torch.uint8, device="meta").untyped_storage()
+        place = tensor.storage_offset(), tensor.shape, tensor.stride()
+        made = torch.empty(0, dtype=tensor.dtype, device="meta").set_(memory[key], *place)
+        made.requires_grad_(tensor.requires_grad)
+        return FakeTensor(mode, made, device)
+
+
+@contextmanager
+def as_if_on_cuda() -> Iterator[None]:
+    """Let fake CUDA tensors run where no driver is, as far as that goes.
+
+    Autocast for CUDA would switch itself off, recurrent layers ask cuDNN whether it takes them,
+    and attention would take the slowest way, whose result is laid out otherwise. Not safe for
+    threads.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    common: Any = torch.cuda.amp.common
+    before = common.amp_definitely_not_available, torch.cuda.is_bf16_supported
+    attention: Any = torch.ops.aten.scaled_dot_product_attention.default
+    try:
+        common.amp_definitely_not_available = lambda: False
+        torch.cuda.is_bf16_supported = lambda including_emulation=True: True
+        attention.py_kernels[_COMPOSITE] = _attention
+        attention._dispatch_cache.clear()
+        with _WithoutDriver():
+            yield
+    finally:
+        common.amp_definitely_not_available, torch.cuda.is_bf16_supported = before
+        attention.py_kernels.pop(_COMPOSITE, None)
+        attention._dispatch_cache.clear()
+
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+class _WithoutDriver(TorchFunctionMode):
+    """Lets `_attention` serve below autograd too, and keeps recurrent layers from asking cuDNN."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        context: Any = nullcontext()
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            context = enable_python_dispatcher()
+        elif getattr(func, "__name__", "") in _RECURRENT:
+            context = torch.backends.cudnn.flags(enabled=False)
+        with context:
+            return func(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Return what attention makes on a CUDA device of compute capability 8 or newer.
+
+    That is the flash kernel for 16 bits without a mask, or else the memory-efficient one, where
+    torch's ``sdp_utils.cpp`` lets them serve.
+    """
+    aten: Any = torch.ops.aten
+    tensors = query, key, value
+    if not _is_fused(tensors) or (attn_mask is not None and attn_mask.stride(-1) != 1):
+        rest = attn_mask, dropout_p, is_causal
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        own = aten.scaled_dot_product_attention.default._op_dk
+        found: torch.Tensor = own(_COMPOSITE, *tensors, *rest, **options)
+        return found
+    heads = len({tensor.shape[1] for tensor in tensors})
+    wide = len({tensor.shape[-1] for tensor in tensors}) > 1 or query.shape[-1] > 256
+    if attn_mask is None and query.element_size() == 2 and not wide:
+        flash: torch.Tensor = aten._scaled_dot_product_flash_attention.default(
+            *tensors, dropout_p, is_causal, scale=scale
+        )[0]
+        return flash
+    if heads > 1:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
+            attn_mask = zeros.masked_fill_(attn_mask.logical_not(), -float("inf"))
+        attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
+    asked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    efficient: torch.Tensor = aten._scaled_dot_product_efficient_attention.default(
+        query, key, value, attn_mask, asked, dropout_p, is_causal, scale=scale
+    )[0]
+    return efficient
+
+
+def _is_fused(tensors: Sequence[torch.Tensor]) -> bool:
+    """Say whether a fused kernel takes query, key and value."""
+    query = tensors[0]
+    by_dtype = {torch.float16: 8, torch.bfloat16: 8, torch.float32: 4}
+    alignment = by_dtype.get(query.dtype)
+    return alignment is not None and all(
+        tensor.device.type == "cuda"
+        and tensor.dtype == query.dtype
+        and tensor.dim() == 4
+        and tensor.stride(-1) == 1
+        and tensor.shape[-1] % alignment == 0
+        and 0 not in tensor.shape
+        for tensor in tensors
+    )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order
 from ..memory import maximum, saved_for_backward
+from ..modules import TIMES
 from ..names import UniqueNames, path_to_id
 from ..schema import Dim, TensorMeta, Use
 from ..sums import SUMMED, add_up, ops_of
@@ -322,6 +323,10 @@ class _Contraction:
                 costs[key] = add_up(known) if known else None
         if "flops" in costs:
             costs["cost_source"] = "sum"
+        for key in TIMES:
+            times = [node[key] for node in nodes if key in node]
+            if times:
+                costs[key] = None if None in times else sum(times)
         live = [node["live_bytes"] for node in nodes if "live_bytes" in node]
         return {**costs, "live_bytes": maximum(live)} if live else costs
 

@@ -1,0 +1,14 @@
+"""Devices and their limits: peak rates by data type, memory bandwidth, memory, launch overhead.
+
+The table is compiled from the vendors' data sheets, each row with the document that it goes back
+to; not every figure has been compared with the original. Rates are dense: data sheets often print
+the double, "with sparsity". What is not known is left out; `Device` takes numbers of your own, and
+`load` a file of measured ones.
+"""
+
+from .files import load, save
+from .limits import RATES, Device
+from .lookup import find, resolve
+from .table import DEVICES
+
+__all__ = ["DEVICES", "RATES", "Device", "find", "load", "resolve", "save"]

@@ -1,0 +1,160 @@
+"""The shape-propagation run: what ops make on a real device, beside what the graph says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+import torch
+
+from ..errors import AtlasError, MeasurementError
+from ..frontends import Source
+from ..frontends.metadata import value_meta
+from ..frontends.replay import Program
+from ..graph import ModelGraph, in_order
+from ..schema import Dim, TensorMeta
+from ..transforms.bind import bind
+from .values import stand_ins
+
+Outputs = tuple[TensorMeta | None, ...]
+
+
+def bound_to_inputs(graph: ModelGraph, source: Source) -> ModelGraph:
+    """Return a copy of `graph`, with the sizes of the example where it is symbolic.
+
+    Raises MeasurementError where an input is not what the graph says.
+    """
+    sizes = _Sizes()
+    for key, value in source.placeholders.items():
+        name, meta = source.ids.get(key, ""), value_meta(value)
+        if meta is not None and name in graph and graph.nodes[name]["kind"] == "input":
+            _compare(name, graph.nodes[name]["outputs"], (meta,), sizes)
+    declared = graph.graph.get("symbols", {})
+    known = {str(name): n for name, n in sizes.known.items() if str(name) in declared}
+    return bind(graph, **known) if known else graph.copy()
+
+
+def confirm(graph: ModelGraph, source: Source) -> int:
+    """Run the program of `source` once and compare what ops make with the graph's `outputs`.
+
+    Returns how many ops were compared; those in the bodies of control flow are not, and those of
+    which a size stays unknown. Raises MeasurementError, which names the first op that makes
+    something else, or that cannot be run.
+    """
+    made: dict[str, Outputs] = {}
+    calls: list[str] = []
+
+    def invoke(key: str, target: Any, args: Any, kwargs: Any) -> Any:
+        calls.append(key)
+        return target(*args, **kwargs)
+
+    def note(name: str, values: Sequence[Any]) -> None:
+        made[name] = tuple(map(value_meta, values))
+
+    failed: Exception | None = None
+    with torch.enable_grad():  # as the front ends have it
+        try:
+            Program(source, make=stand_ins()).run(note, invoke)
+        except AtlasError:
+            raise
+        except Exception as error:
+            failed = error
+    confirmed = _compared(graph, made)
+    if failed is not None:
+        name = source.ids.get(calls[-1]) if calls else None
+        lines = str(failed).strip().splitlines()
+        raise MeasurementError(
+            f"the op cannot be run: {type(failed).__name__}: {lines[0] if lines else ''}",
+            node=name,
+            hint="values may be needed that this one was captured without: pass an example",
+        ) from failed
+    return confirmed
+
+
+def _compared(graph: ModelGraph, made: dict[str, Outputs]) -> int:
+    sizes = _Sizes()
+    ops = [(n, node) for n, node in in_order(graph) if node["kind"] == "op" and n in made]
+    return sum(_compare(name, node["outputs"], made[name], sizes) for name, node in ops)
+
+
+class _Sizes:
+    """What symbols stand for in a run: those of inputs, and of sizes that values decide."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, int] = {}
+        self.open = False
+        """Whether a size was met that an unknown symbol is part of, and nothing can be said of."""
+
+    def fit(self, expected: Sequence[Dim], real: Sequence[Any]) -> bool:
+        """Say whether sizes are as expected, as far as the symbols in them are known.
+
+        A size that is a symbol which was not met before says what that stands for.
+        """
+        return len(expected) == len(real) and all(map(self._fits, expected, real))
+
+    def _fits(self, expected: Dim, real: Any) -> bool:
+        if not isinstance(expected, int):
+            sizes = {symbol: sympy.Integer(size) for symbol, size in self.known.items()}
+            expected = expected.xreplace(sizes)
+            if expected.is_Symbol:
+                self.known[expected] = real
+                return True
+            if not expected.is_number:
+                self.open = True
+                return True
+        return bool(expected == real)
+
+
+def _compare(name: str, expected: Outputs, real: Outputs, sizes: _Sizes) -> bool:
+    """Raise MeasurementError where tensors differ; return whether all could be compared."""
+    if len(expected) != len(real):
+        raise MeasurementError(
+            f"the graph says that it makes {len(expected)} values, and it made {len(real)}",
+            node=name,
+            hint=_HINT,
+        )
+    sizes.open = False
+    for i, (one, other) in enumerate(zip(expected, real, strict=True)):
+        found = _difference(one, other, sizes)
+        if found:
+            which = f"output {i} has" if len(real) > 1 else "its output has"
+            what, said, came = found
+            raise MeasurementError(
+                f"{which} another {what} than the graph says: {came} in place of {said}",
+                node=name,
+                hint=_HINT,
+            )
+    return not sizes.open
+
+
+_HINT = "capture the model anew, on this example; if it is that one already, please report it"
+
+
+def _difference(
+    one: TensorMeta | None, other: TensorMeta | None, sizes: _Sizes
+) -> tuple[str, Any, Any] | None:
+    """Return what differs, as expected and as it is; None where nothing does.
+
+    The stride of a dimension of one element, and any of a
+    tensor of none, says nothing of where elements lie: kernels leave there what they like.
+    """
+    if one is None or other is None:
+        return None if one is other else ("kind", one, other)
+    if one.dtype != other.dtype:
+        return "data type", one.dtype, other.dtype
+    if one.device != other.device:
+        return "device", one.device, other.device
+    if not sizes.fit(one.shape, other.shape):
+        return "shape", _list(one.shape), _list(other.shape)
+    if (one.stride is None) != (other.stride is None):
+        return "layout", one.stride, other.stride
+    if one.stride is not None and other.stride is not None and 0 not in other.shape:
+        told = [i for i, n in enumerate(other.shape) if n != 1]
+        if not sizes.fit([one.stride[i] for i in told], [other.stride[i] for i in told]):
+            return "stride", _list(one.stride), _list(other.stride)
+    return None
+
+
+def _list(sizes: Sequence[Any]) -> str:
+    return f"[{', '.join(map(str, sizes))}]"
