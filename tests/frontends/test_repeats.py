@@ -94,7 +94,7 @@ def runs(model, example=X, **options):
 # -- where it may ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", models.params(sorted(models.ALL)))
+@pytest.mark.parametrize("name", sorted(models.ALL))
 def test_same_graph_with_and_without_on_every_model(name):
     model, example = models.make(name)
     graph, whole = (

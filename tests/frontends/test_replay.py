@@ -18,7 +18,7 @@ from torchatlas.frontends.replay import replay
 from torchatlas.frontends.segments import Segment
 
 
-@pytest.mark.parametrize("name", models.params(models.ALL))
+@pytest.mark.parametrize("name", models.ALL)
 def test_every_annotated_shape_dtype_and_stride_is_real(name, captured):
     graph = captured(name)
     seen = {}

@@ -11,7 +11,7 @@ import torchatlas as ta
 TRACEABLE = ["tiny", "residual", "attention", "lstm", "resnet18", "mobilenet_v3_large"]
 
 
-@pytest.mark.parametrize("name", models.params(TRACEABLE))
+@pytest.mark.parametrize("name", TRACEABLE)
 def test_same_ids_shapes_and_costs_as_export(name, captured):
     model, example = models.make(name)
     graph, expected = ta.capture(model, example, frontend="fx"), captured(name)
