@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .annotations import annotate
+from .collection import without_collection
 from .graph import ModelGraph, build
 from .records import with_bodies
 from .text import progress
@@ -95,7 +94,7 @@ def capture(
             "a backward pass runs on no device that may not exist",
             hint="leave `device` out, or mode='inference' for a forward pass",
         )
-    with progress(f"capturing {type(model).__name__}"), _without_collection():
+    with progress(f"capturing {type(model).__name__}"), without_collection():
         if training:
             found, source = record_training(model, example, loss=loss, optimizer=optimizer)
         elif not plain:
@@ -109,18 +108,6 @@ def capture(
         if dynamic is not None:
             _settle(graph, found, model, example, dynamic, device)
         return graph
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep Python from looking for cycles among objects that all stay."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _graph(found: Capture, source: Source, include_source: bool = False) -> ModelGraph:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import math
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import torch
 
+from ..collection import without_collection
 from ..errors import AtlasError, MeasurementError
 from ..frontends import Source
 from ..frontends.replay import Program
@@ -74,7 +73,7 @@ def add_latency(graph: ModelGraph, source: Source, steps: int | None, warmup: in
     Raises MeasurementError where the model cannot be run.
     """
     program = Program(source, gradients=False, make=stand_ins())
-    with torch.no_grad(), _without_collection():
+    with torch.no_grad(), without_collection():
         program.run()
         changed = Changed(source, program.inputs)
         changed.set_back()
@@ -112,18 +111,6 @@ def _write(graph: ModelGraph, source: Source, parts: dict[str, Spread]) -> float
             graph.nodes[name].update(latency_us=found.median, latency_iqr_us=found.iqr)
             total.append(found.median)
     return math.fsum(total)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep Python from looking for cycles in the middle of a run."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 # -- the whole -------------------------------------------------------------------------------
