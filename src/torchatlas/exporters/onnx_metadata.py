@@ -102,7 +102,7 @@ def graph_properties(graph: ModelGraph) -> dict[str, str]:
     sums = totals(graph)
     for field in dataclasses.fields(sums):
         value = getattr(sums, field.name)
-        if field.name != "peak" and value != {}:
+        if field.name != "peak" and value is not None and value != {}:  # None was not asked for
             found[field.name] = text(value)
     if sums.peak is not None:
         found["peak_bytes"], found["peak_node"] = text(sums.peak_bytes), sums.peak.node

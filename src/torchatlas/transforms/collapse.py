@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..collection import without_collection
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order
 from ..memory import maximum, saved_for_backward
@@ -66,7 +67,8 @@ def collapse(
         raise UsageError("what to collapse is not said", hint="give a depth, or modules")
     choice = at_depth(graph, depth) if depth is not None else named(graph, modules)
     trained = any("saved" in node or "saved_bytes" in node for _, node in graph.nodes(data=True))
-    return _collapsed(graph, choice, saved_for_backward(graph) if trained else {})
+    with without_collection():
+        return _collapsed(graph, choice, saved_for_backward(graph) if trained else {})
 
 
 def _collapsed(graph: ModelGraph, choice: Choice, saved: Mapping[str, Dim]) -> ModelGraph:
