@@ -28,6 +28,7 @@ from .schema import (
     NODE_FIELDS,
     REQUIRED_NODE_KEYS,
     VERSION,
+    WEIGHTS,
     Dim,
     Module,
     Symbol,
@@ -246,7 +247,7 @@ def _wanted_id(record: OpRecord) -> str:
     path = clean_path(record.stack[-1].path) if record.stack else ""
     if record.kind == "op":
         return join_id(path, _leaf(record.op))
-    if record.kind in ("parameter", "buffer", "constant"):
+    if record.kind in WEIGHTS:
         leaf = record.target.removeprefix(f"{record.stack[-1].path}.") if path else record.target
         return join_id(path, path_to_id(clean(leaf)))
     return clean(record.target) or REPLACEMENT

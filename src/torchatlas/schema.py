@@ -23,6 +23,8 @@ VERSION = 1
 Dim = Union[int, "sympy.Expr"]
 Kind = Literal["input", "parameter", "buffer", "constant", "op", "output"]
 KINDS: tuple[Kind, ...] = typing.get_args(Kind)
+WEIGHTS: tuple[Kind, ...] = ("parameter", "buffer", "constant")
+"""Kinds of nodes that hold a tensor of the model's own."""
 Phase = Literal["forward", "backward", "optimizer"]
 Bound = Literal["compute", "memory", "launch"]
 BOUNDS: tuple[Bound, ...] = typing.get_args(Bound)

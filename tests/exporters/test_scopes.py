@@ -10,7 +10,8 @@ from torch import nn
 import models
 import torchatlas as ta
 from torchatlas.exporters.nesting import flat
-from torchatlas.exporters.scopes import WEIGHTS, scopes
+from torchatlas.exporters.scopes import scopes
+from torchatlas.schema import WEIGHTS
 
 
 def folded_cycles(graph: ta.ModelGraph, apart: bool) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order
-from ..schema import NODE_FIELDS, Dim, TensorMeta, Use, is_dim
+from ..schema import NODE_FIELDS, WEIGHTS, Dim, TensorMeta, Use, is_dim
 from ..sums import SUMMED, add_up, totals
 from ..text import number
 from ..transforms.collapse import collapse
@@ -39,7 +39,6 @@ CROWDED = 5000
 _TOLD = 4
 """Tensors that one label has room for."""
 
-WEIGHTS = ("parameter", "buffer", "constant")
 _LEFT_OUT = ("target", "source")  # DOT gives `target` a meaning, and lines of code stay private
 _TOLD_ELSEWHERE = ("kind", "index", "op", "outputs")  # to Netron, which shows them in other ways
 _EXPECTED = (("phase", "forward"), ("overload", "default"))  # not worth a line of its side bar

@@ -18,12 +18,11 @@ from typing import Any
 
 from ..graph import ModelGraph, in_order
 from ..names import clean
-from ..schema import TensorMeta, Use
+from ..schema import WEIGHTS, TensorMeta, Use
 from .families import COLOURS, family
 from .model_explorer_groups import group_attributes, layers, namespaces
 from .model_explorer_overlays import overlays, title_of
 from .nesting import BODY, flat
-from .scopes import WEIGHTS
 from .told import facts, printable, told
 
 __all__ = ["overlays", "render"]

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..graph import ModelGraph
 from ..names import clean, path_to_id
-from ..schema import NODE_FIELDS, Dim
+from ..schema import NODE_FIELDS, WEIGHTS, Dim
 from ..sums import SUMMED, add_up, totals
 from ..text import number, symbols_line
 from .nesting import BODY
-from .scopes import MARK, WEIGHTS, scopes
+from .scopes import MARK, scopes
 
 Node = Mapping[str, Any]
 

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import UsageError
 from ..graph import ModelGraph, in_order, inputs_of
 from ..names import op_leaf
-from ..schema import NODE_FIELDS, VERSION, TensorMeta, is_dim
+from ..schema import NODE_FIELDS, VERSION, WEIGHTS, TensorMeta, is_dim
 from .families import family
 from .nesting import flat
 from .onnx_metadata import graph_properties, properties, text, version
@@ -98,7 +98,7 @@ class _Drawing:
         node = self._graph.nodes[source[0]]
         meta, found = node["outputs"][source[1]], dict[str, Any](name=name)
         if meta is not None:
-            is_weight = node["kind"] in ("parameter", "buffer", "constant")
+            is_weight = node["kind"] in WEIGHTS
             found |= {"initializer": {"type": _type(meta)}} if is_weight else {"type": _type(meta)}
         self._numbers[source] = len(self.values)
         self.values.append(found)

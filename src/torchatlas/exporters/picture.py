@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import FormatError, MissingExtraError, UsageError
 from ..graph import ModelGraph, bodies
+from ..schema import WEIGHTS
 from ..transforms.collapse import collapse
 from . import dot
 
@@ -120,7 +121,7 @@ def readable(graph: ModelGraph, limit: int = LIMIT, parameters: bool | None = No
 def _count(graph: ModelGraph, weights: bool) -> int:
     parts = (graph, *(body for _, body in bodies(graph)))
     kinds = (node["kind"] for part in parts for _, node in part.nodes(data=True))
-    return sum(weights or kind not in dot.WEIGHTS for kind in kinds)
+    return sum(weights or kind not in WEIGHTS for kind in kinds)
 
 
 def _lonely(graph: ModelGraph) -> bool:
@@ -129,7 +130,7 @@ def _lonely(graph: ModelGraph) -> bool:
     drawn = {
         name
         for edge in graph.edges
-        if kinds[edge[0]] not in dot.WEIGHTS and kinds[edge[1]] not in dot.WEIGHTS
+        if kinds[edge[0]] not in WEIGHTS and kinds[edge[1]] not in WEIGHTS
         for name in edge
     }
     return any(kind == "op" and name not in drawn for name, kind in kinds.items())

@@ -22,8 +22,6 @@ Node = Mapping[str, Any]
 MARK = re.compile(r" \((?:call|part) \d+\)(?=/|$)")
 """What marks a scope as that of a later call."""
 
-WEIGHTS = ("parameter", "buffer", "constant")
-
 
 class Scope(NamedTuple):
     """Where a node is drawn: in a phase, and in scopes from the outermost inwards."""

@@ -6,7 +6,8 @@ import re
 
 from ..graph import ModelGraph, in_order
 from ..names import UniqueNames
-from .scopes import WEIGHTS, Scope, scopes
+from ..schema import WEIGHTS
+from .scopes import Scope, scopes
 
 # The page reads the text form of the graph line by line and unescapes nothing, takes a colon for
 # the output of a node and a caret for an edge that only orders.

@@ -7,9 +7,8 @@ from typing import Any
 
 from ..graph import ModelGraph, in_order, inputs_of
 from ..names import clean
-from ..schema import TensorMeta
+from ..schema import WEIGHTS, TensorMeta
 from .onnx_metadata import text
-from .scopes import WEIGHTS
 from .tensorboard_names import Names, device_name, escape
 from .told import facts, printable
 

@@ -104,7 +104,6 @@ class Call:
         self.module, self.subtree, self.args, self.kwargs = module, subtree, args, kwargs
         given: dict[int, torch.Tensor] = {}
         described = describe(args, given), describe(kwargs, given)
-        self.arguments = len(given)
         state = [
             tensor
             for inner in subtree
@@ -122,11 +121,6 @@ class Call:
             pattern([torch_api.storage_of(tensor) for tensor in tensors]),
             _modes(),
         )
-
-    def described(self) -> Any:
-        """Return the arguments as they are now."""
-        given: dict[int, torch.Tensor] = {}
-        return describe(self.args, given), describe(self.kwargs, given)
 
 
 def known(nodes: Iterable[fx.Node | None]) -> list[fx.Node]:

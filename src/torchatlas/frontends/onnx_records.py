@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import FormatError
 from ..names import clean
 from ..records import OpRecord, RecordArg, Value, values
-from ..schema import Arg, Dim, Kind, Module, TensorMeta
+from ..schema import WEIGHTS, Arg, Dim, Kind, Module, TensorMeta
 from . import onnx_own
 from .onnx_bodies import body_argument, trips
 from .onnx_constants import Constants, Tensor, short_name
@@ -110,7 +110,7 @@ class Reader:
         meta = self._meta(name)
         kind: Kind = "input"
         path, target = "", self.stands_for.get(name, name)
-        if self.context.own and told.get("kind") in ("parameter", "buffer", "constant"):
+        if self.context.own and told.get("kind") in WEIGHTS:
             kind, path = told["kind"], self.context.scopes.told(told)  # type: ignore[assignment]
         if self.context.own:
             target = told.get("target", target)

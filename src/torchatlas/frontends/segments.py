@@ -11,6 +11,7 @@ from torch import fx
 from ..records import OpRecord, RecordArg, Value, copy, map_values
 from ..schema import Module
 from . import metadata, torch_api
+from .calls import pattern
 
 if TYPE_CHECKING:
     from .dispatch import Tracer
@@ -62,7 +63,7 @@ class Segment:
     ) -> None:
         self.nodes, self.results = nodes, results
         self.paths, self.line = paths, line
-        self.pattern = _first_equal(operands)
+        self.pattern = pattern(operands)
         inside = set(nodes)
         used = {arg for node in nodes for arg in node.all_input_nodes if arg not in inside}
         used |= {node for node in results if node not in inside}
@@ -141,11 +142,6 @@ class Segment:
             if arg not in self.results:
                 found.setdefault(node, []).append(arg)
         return found
-
-
-def _first_equal(items: Sequence[Any]) -> tuple[int, ...]:
-    first: dict[Any, int] = {}
-    return tuple(first.setdefault(item, i) for i, item in enumerate(items))
 
 
 def _after(graph: fx.Graph, last: fx.Node | None) -> Iterator[fx.Node]:

@@ -8,14 +8,13 @@ from typing import Any
 
 from ..errors import UsageError
 from ..graph import ModelGraph, bodies, op_nodes
-from ..schema import Module
+from ..schema import WEIGHTS, Module
 
 Node = Mapping[str, Any]
 Choice = Callable[[Node], tuple[Module, ...]]
 """What says into which module a node goes: its stack down to that one, empty where it stays."""
 
 OPTIMIZER = "optimizer"
-WEIGHTS = ("parameter", "buffer", "constant")
 
 _PATIENCE = 300
 """Nodes to look at before two parts of a call are left apart, so that time stays linear."""
