@@ -1,0 +1,5 @@
+"""`python -m torchatlas.cli`."""
+
+from . import main
+
+main()
