@@ -26,6 +26,9 @@ KINDS: tuple[Kind, ...] = typing.get_args(Kind)
 WEIGHTS: tuple[Kind, ...] = ("parameter", "buffer", "constant")
 """Kinds of nodes that hold a tensor of the model's own."""
 Phase = Literal["forward", "backward", "optimizer"]
+Way = Literal["compile", "cuda-graph"]
+WAYS: tuple[Way, ...] = typing.get_args(Way)
+"""Ways to run a whole model, beside calling it as it is (``eager``)."""
 Bound = Literal["compute", "memory", "launch"]
 BOUNDS: tuple[Bound, ...] = typing.get_args(Bound)
 
@@ -186,6 +189,28 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the whole model takes when it is run in another way than op by op from Python.
+
+    The times are in microseconds, and None where that way does not work; `error` says why.
+    """
+
+    way: Way
+    median_us: float | None
+    iqr_us: float | None = None
+    p90_us: float | None = None
+    samples: int = 0
+    error: str = ""
+
+    @property
+    def stable(self) -> bool:
+        """Whether the interquartile range of three samples or more is within a tenth."""
+        if self.median_us is None or self.iqr_us is None:
+            return False
+        return self.iqr_us <= self.median_us / 10 and self.samples >= 3
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """How long the whole model took on a device, and how the nodes' latencies add up to that.
 
@@ -216,6 +241,15 @@ class Measured:
     torch: str = ""
     unstable: tuple[str, ...] = ()
     """Nodes whose interquartile range is more than a tenth of their median."""
+    by: Literal["timers", "profiler"] = "timers"
+    """What took the nodes' latencies: a timer around each op, or the durations of its kernels."""
+    launches: int | None = None
+    """Kernels, copies and fills that one run of the program launches; None where none are."""
+    peak_bytes: int | None = None
+    """The most memory of the device that one run of the model allocates, weights and inputs
+    with it; None where the device does not say."""
+    others: tuple[Timing, ...] = ()
+    """The model compiled, or as a CUDA graph, where that was asked for."""
 
     @property
     def sum_us(self) -> float:
@@ -365,6 +399,15 @@ class NodeAttrs(TypedDict, total=False):
     ]
     latency_iqr_us: Annotated[
         float, Field("interquartile range of these times", "measurements", "µs")
+    ]
+    peak_bytes: Annotated[
+        int, Field("most memory allocated on the device while the op ran", "measurements", "B")
+    ]
+    kernels: Annotated[
+        tuple[str, ...], Field("kernels that the op launches, each once", "measurements")
+    ]
+    launches: Annotated[
+        int, Field("how many kernels, copies and fills it launches", "measurements")
     ]
 
 

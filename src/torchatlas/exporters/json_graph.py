@@ -12,10 +12,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ..errors import AtlasError, FormatError
 from ..expressions import condition, parse
 from ..graph import ModelGraph, in_order, inputs_of, validate
-from ..schema import VERSION, Bound, Dim, Kind, Module, Phase, TensorMeta, Use
+from ..schema import VERSION, Bound, Dim, Kind, Module, Phase, TensorMeta, Use, Way
 from ..schema import Decision as DecisionAttrs
 from ..schema import Measured as MeasuredAttrs
 from ..schema import Symbol as SymbolAttrs
+from ..schema import Timing as TimingAttrs
 from ..sums import SUMMED, totals
 
 FORMAT = "torchatlas"
@@ -100,6 +101,9 @@ class Node(Struct, forbid_unknown_fields=True, omit_defaults=True):
     device: str | UnsetType = UNSET
     latency_us: Duration | UnsetType = UNSET
     latency_iqr_us: Duration | UnsetType = UNSET
+    peak_bytes: Number | UnsetType = UNSET
+    kernels: list[str] | UnsetType = UNSET
+    launches: Number | UnsetType = UNSET
 
 
 class Edge(Struct, forbid_unknown_fields=True):
@@ -134,6 +138,17 @@ class Decision(Struct, forbid_unknown_fields=True):
     value: str
 
 
+class Timing(Struct, forbid_unknown_fields=True):
+    """How long the whole model takes when it is compiled, or a CUDA graph, in microseconds."""
+
+    way: Way
+    median_us: Duration | None
+    iqr_us: Duration | None
+    p90_us: Duration | None
+    samples: Number
+    error: str
+
+
 class Measured(Struct, forbid_unknown_fields=True):
     """How long the whole model took on a device, in microseconds."""
 
@@ -151,6 +166,10 @@ class Measured(Struct, forbid_unknown_fields=True):
     threads: Number
     torch: str
     unstable: list[str]
+    by: Literal["timers", "profiler"] = "timers"
+    launches: Number | None = None
+    peak_bytes: Number | None = None
+    others: list[Timing] = []
 
 
 class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -185,7 +204,7 @@ class File(Struct, forbid_unknown_fields=True):
 
 
 _SIZES = frozenset({*SUMMED, "live_bytes", "saved_bytes", "trips"})
-_TUPLES = frozenset({"aliases", "tags", "writes", "storages", "frees", "saved"})
+_TUPLES = frozenset({"aliases", "tags", "writes", "storages", "frees", "saved", "kernels"})
 MAX_DEPTH = 32
 """How deep control flow may be nested in a file."""
 
@@ -342,7 +361,9 @@ def _graph(file: File) -> ModelGraph:
         )
     if file.graph.measured is not UNSET:
         told = msgspec.structs.asdict(file.graph.measured)
-        header["measured"] = MeasuredAttrs(**{**told, "unstable": tuple(told["unstable"])})
+        told["unstable"] = tuple(told["unstable"])
+        told["others"] = tuple(TimingAttrs(**msgspec.structs.asdict(t)) for t in told["others"])
+        header["measured"] = MeasuredAttrs(**told)
     for text in header.get("constraints", ()):
         condition(text)
     graph = ModelGraph(schema=file.schema, **header)

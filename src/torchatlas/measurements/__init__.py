@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..graph import ModelGraph, op_nodes
+from ..schema import Way
 
 if TYPE_CHECKING:
     from ..frontends import Source
@@ -20,6 +22,8 @@ def measure(
     device: str = "cpu",
     steps: int | None = None,
     warmup: int = 3,
+    cache: Literal["warm", "cold"] = "warm",
+    compare: Sequence[Way] = (),
 ) -> ModelGraph:
     """Run `graph` again on `device`, check its tensors, and return a copy with latencies.
 

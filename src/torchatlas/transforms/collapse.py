@@ -254,6 +254,7 @@ class _Contraction:
             **self._produced(new),
             **self._contents(call),
             **self._costs(call),
+            **self._measured(call),
             **self._links(new),
             **self._saved_bytes(new),
         }
@@ -331,6 +332,16 @@ class _Contraction:
                 costs[key] = None if None in times else sum(times)
         live = [node["live_bytes"] for node in nodes if "live_bytes" in node]
         return {**costs, "live_bytes": maximum(live)} if live else costs
+
+    def _measured(self, call: Call) -> dict[str, Any]:
+        nodes = [self._nodes[name] for name in call.members]
+        peaks = [node["peak_bytes"] for node in nodes if "peak_bytes" in node]
+        found: dict[str, Any] = {"peak_bytes": max(peaks)} if peaks else {}
+        if any("launches" in node for node in nodes):
+            kernels = (kernel for node in nodes for kernel in node.get("kernels", ()))
+            found["kernels"] = tuple(dict.fromkeys(kernels))
+            found["launches"] = sum(node.get("launches", 0) for node in nodes)
+        return found
 
     def _links(self, new: str) -> dict[str, str]:
         """Return the nodes that a new one names: those that now stand for the ones it named."""
