@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import onnx
 import pytest
 
 import torchatlas as ta
+from torchatlas import cli
 from torchatlas.exporters import FORMATS, suffix_of
 
 NET = """
@@ -55,10 +57,30 @@ answer = 42
 """
 
 
-def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_alone(*args: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "140"}
     command = [sys.executable, "-m", "torchatlas.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, which has torch already; modules it loads go again."""
+    command = ["torchatlas", *map(str, args)]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        patch.setattr(sys, "path", sys.path.copy())
+        patch.setenv("COLUMNS", "140")
+        patch.delitem(sys.modules, "net", raising=False)
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as stop,
+        ):
+            cli.main()
+        sys.modules.pop("net", None)
+    return subprocess.CompletedProcess(command, stop.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +93,8 @@ def net(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(net, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "made" / "here"
-    done = run("capture", f"{net}:Net", "--arg", "width=16", "--input", "x=8x32", "--out", out)
+    options = ("--arg", "width=16", "--input", "x=8x32", "--out", out)
+    done = run_alone("capture", f"{net}:Net", *options)
     assert done.returncode == 0, done.stderr
     return done, out
 
@@ -130,13 +153,13 @@ def test_help_is_quick_and_needs_no_torch():
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        assert run("--help").returncode == 0
+        assert run_alone("--help").returncode == 0
         times.append(time.perf_counter() - start)
     assert min(times) < 0.3
 
 
 def test_hostile_names_are_harmless_in_the_terminal(net, tmp_path):
-    done = run("capture", f"{net}:Evil", "--input", "2x4", "--out", tmp_path)
+    done = run_alone("capture", f"{net}:Evil", "--input", "2x4", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout and "[bold]" in done.stdout and "<script>" in done.stdout
 
