@@ -8,174 +8,90 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import models
 import torchatlas as ta
+from estimating import A100, BANDWIDTH, BFLOAT16, BIG, FLOAT32, SQUARE, Function, meta_graph
+from torchatlas.annotations.achieved import achieved
 from torchatlas.devices import Device
 from torchatlas.errors import GraphError, UsageError
 from torchatlas.estimates.dtypes import retyped
-from torchatlas.estimates.fusion import Fusion, is_pointwise
 from torchatlas.graph import op_nodes
 
-A100 = "NVIDIA A100-SXM4-80GB"
-FLOAT32, BFLOAT16, BANDWIDTH, LAUNCH = 19.5e12, 312e12, 2039e9, 3.8
-BIG = 64 * 2**20
-"""Bytes of a float32 tensor of 4096 x 4096."""
+# -- measured devices ----------------------------------------------------------------------
 
 
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
+def device(**more):
+    return Device("mine", {"float32": 1e12}, {"float32": 1e12}, bandwidth=1e9, **more)
 
 
-def meta_graph(function, *shapes, **options):
-    model = function if isinstance(function, nn.Module) else Function(function)
-    example = tuple(torch.zeros(shape, device="meta") for shape in shapes)
-    return ta.capture(model.to("meta"), example, **options)
+def test_what_was_touched_shortly_before_comes_from_the_cache():
+    chain = nn.Sequential(nn.MaxPool2d(1), nn.MaxPool2d(1), nn.MaxPool2d(1))
+    graph = meta_graph(chain, (1, 1, 512, 512))  # three kernels; 1 MiB in, 1 MiB out
+    mega = 2**20
+    plain = ta.estimate(graph, device())
+    assert plain.us == pytest.approx(6 * mega / 1e9 * 1e6)
+    # Everything stays, in one run after another.
+    large = ta.estimate(graph, device(cache=64 * mega, cache_bandwidth=1e10))
+    assert large.us == pytest.approx(6 * mega / 1e10 * 1e6)
+    # What one kernel writes the next finds; the input is gone when the next run begins.
+    small = ta.estimate(graph, device(cache=3 * mega, cache_bandwidth=1e10))
+    assert small.us == pytest.approx((1 / 1e9 + 5 / 1e10) * mega * 1e6)
+    # One tensor alone does not fit.
+    tiny = ta.estimate(graph, device(cache=mega // 2, cache_bandwidth=1e10))
+    assert tiny.us == pytest.approx(plain.us)
+    assert "stay in a cache" in str(large) and "nothing stays in a cache" in str(plain)
 
 
-SQUARE = (4096, 4096)
+def test_weights_come_from_memory_where_all_that_is_touched_is_more_than_the_cache():
+    model = nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(8)))
+    graph = meta_graph(model, (1, 512))
+    weights, part = 8 * 512 * 512 * 4, 512 * 512 * 4
+    cold = ta.estimate(graph, device(cache=weights // 2, cache_bandwidth=1e11))
+    assert cold.us > weights / 1e9 * 1e6
+    warm = ta.estimate(graph, device(cache=2 * weights, cache_bandwidth=1e11))
+    assert warm.us < part / 1e9 * 1e6
 
 
-def runs(graph):
-    return list(Fusion(graph).runs.values())
+def test_exponentials_take_their_time():
+    graph = meta_graph(lambda x: torch.exp(x) + 1, SQUARE)
+    slow = ta.estimate(graph, device(special=1e8))
+    assert slow.us == pytest.approx((4096**2 / 1e8 + 2 * 4096**2 / 1e12) * 1e6)
+    assert slow.bounds.keys() == {"compute"}
+    assert ta.estimate(graph, device()).bounds.keys() == {"memory"}
 
 
-# -- fusion --------------------------------------------------------------------------------
+def test_exponentials_are_no_part_of_the_utilisation_of_contractions():
+    attention = F.scaled_dot_product_attention
+    graph = ta.capture(Function(lambda q: attention(q, q, q)), torch.zeros(1, 2, 64, 32))
+    (node,) = (node for _, node in op_nodes(graph) if node["flops"])
+    node["latency_us"] = 100.0
+    shares = [achieved(graph, device(**more)).total.mfu for more in ({}, {"special": 1e6})]
+    assert shares[0] == shares[1] == pytest.approx(node["flops"] / 1e12 / 100e-6)
 
 
-def test_a_chain_of_pointwise_ops_is_one_pass():
-    graph = meta_graph(lambda x, y: torch.tanh(F.gelu(x) * y) + 1, SQUARE, SQUARE)
-    assert runs(graph) == [("gelu", "mul", "tanh", "add")]
-    found = ta.estimate(graph, A100)
-    (step,) = found.steps
-    assert step.nbytes == 3 * BIG  # x and y in, one out
-    assert found.us == pytest.approx(3 * BIG / BANDWIDTH * 1e6)
-    assert found.unfused_us == pytest.approx((2 + 3 + 2 + 2) * BIG / BANDWIDTH * 1e6)
-    assert (step.node, step.bound) == ("add", "memory")
+def test_small_products_run_at_their_own_rate():
+    graph = meta_graph(lambda x, y: (x @ x, y @ y), SQUARE, (64, 64))
+    products = {"float32": ((2.0 * 64**3, 1e9), (2.0 * 4096**3, 1e12))}
+    found = ta.estimate(graph, device(products=products))
+    apart = [step.us for step in found.steps]
+    assert apart == pytest.approx([2 * 4096**3 / 1e12 * 1e6, 2 * 64**3 / 1e9 * 1e6])
+    assert "a product runs as fast as a square one" in str(found)
+    # A roofline is a limit, whatever the size.
+    limited = ta.annotate(graph.copy(), roofline=device(products=products))
+    assert limited.nodes["matmul_1"]["roofline_us"] < 100
 
 
-def test_an_operand_that_enters_twice_is_read_once():
-    graph = meta_graph(lambda x: torch.relu(x) * x, SQUARE)
-    assert ta.estimate(graph, A100).steps[0].nbytes == 2 * BIG
+def test_a_depthwise_convolution_runs_at_the_vector_rate():
+    kinds = Device("g", {"float32": 1e14}, {"float32": 1e11}, bandwidth=1e13)
 
+    def us(groups):
+        convolution = nn.Conv2d(64, 64, 7, padding=3, groups=groups, bias=False)
+        graph = meta_graph(convolution, (1, 64, 56, 56))
+        return ta.estimate(graph, kinds).us
 
-def test_a_result_with_two_readers_is_written():
-    def fork(x):
-        y = torch.relu(x)
-        return torch.exp(y), torch.sin(y)
-
-    graph = meta_graph(fork, SQUARE)
-    assert runs(graph) == []
-    assert ta.estimate(graph, A100).us == ta.estimate(graph, A100, fuse=False).us
-
-
-def test_branches_join_in_one_run():
-    graph = meta_graph(lambda x, y: torch.exp(x) + torch.sin(y), SQUARE, SQUARE)
-    assert runs(graph) == [("exp", "sin", "add")]
-
-
-def test_a_result_of_the_model_is_written_and_ends_its_run():
-    def both(x):
-        y = torch.relu(x)
-        return y, torch.exp(y)
-
-    assert runs(meta_graph(both, SQUARE)) == []
-
-
-@pytest.mark.parametrize(
-    "middle",
-    [
-        lambda x: x.sum(0, keepdim=True),
-        lambda x: torch.softmax(x, -1),
-        lambda x: F.layer_norm(x, (4096,)),
-        lambda x: x @ x,
-        lambda x: x.cumsum(0),
-    ],
-    ids=["sum", "softmax", "layer_norm", "matmul", "cumsum"],
-)
-def test_products_and_reductions_are_no_part_of_a_run(middle):
-    graph = meta_graph(lambda x: torch.exp(middle(torch.relu(x))), SQUARE)
-    assert runs(graph) == []
-
-
-def test_views_in_between_do_not_end_a_run():
-    def gated(x):
-        value, gate = x.chunk(2, -1)
-        return value * torch.sigmoid(gate).view(4096, 2048)
-
-    graph = meta_graph(gated, SQUARE)
-    assert runs(graph) == [("sigmoid", "mul")]
-    # Both halves of x are read, and half as much is written.
-    assert ta.estimate(graph, A100).steps[0].nbytes == BIG + BIG // 2
-
-
-def test_dropout_outside_training_neither_costs_nor_ends_a_run():
-    chain = nn.Sequential(nn.ReLU(), nn.Dropout(), nn.Tanh(), nn.Dropout()).eval()
-    graph = meta_graph(chain, SQUARE)
-    assert runs(graph) == [("0/relu", "2/tanh")]
-    assert ta.estimate(graph, A100).us == pytest.approx(2 * BIG / BANDWIDTH * 1e6)
-    trained = meta_graph(chain.train(), SQUARE)
-    assert runs(trained) == [("0/relu", "1/dropout", "2/tanh", "3/dropout")]
-
-
-def test_a_norm_with_given_statistics_is_pointwise():
-    block = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-    assert runs(meta_graph(block.eval(), (2, 8, 16, 16))) == [("1/batch_norm", "2/relu")]
-    assert runs(meta_graph(block.train(), (2, 8, 16, 16))) == []
-
-
-def test_an_op_in_place_on_what_the_caller_holds_is_written():
-    def update(x, y):
-        return torch.exp(x.add_(y))
-
-    graph = meta_graph(update, SQUARE, SQUARE)
-    assert runs(graph) == []
-    fresh = meta_graph(lambda x, y: torch.exp((x + y).mul_(2)), SQUARE, SQUARE)
-    assert runs(fresh) == [("add", "mul", "exp")]
-
-
-def test_a_write_to_a_part_of_a_tensor_ends_a_run():
-    def part(x):
-        y = torch.relu(x)
-        y[0].add_(1)
-        return torch.exp(y)
-
-    graph = meta_graph(part, SQUARE)
-    assert all("add" not in run[:-1] for run in runs(graph))
-
-
-def test_a_small_run_is_launched_once():
-    graph = meta_graph(lambda x: torch.tanh(torch.exp(torch.sin(x))), (8,))
-    found = ta.estimate(graph, A100)
-    assert found.us == LAUNCH and found.unfused_us == pytest.approx(3 * LAUNCH)
-    assert found.bounds == {"launch": LAUNCH}
-
-
-def test_what_is_pointwise_is_told_by_tags_lists_and_arguments():
-    graph = meta_graph(models.Tiny().eval(), (2, 3, 8, 8))
-    pointwise = {node["op"] for _, node in op_nodes(graph) if is_pointwise(node)}
-    assert pointwise == {"aten.batch_norm", "aten.relu_"}
-
-
-MODELS = ["resnet18", "mobilenet_v3_large", "bert", "llama", "t5", *models.SMALL]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_fusing_never_takes_longer_and_no_op_runs_twice(name, captured):
-    graph = captured(name)
-    found = ta.estimate(graph, "NVIDIA H200")
-    assert 0 < found.us <= found.unfused_us
-    nodes = [node for step in found.steps for node in step.nodes]
-    assert len(nodes) == len(set(nodes))
-    busy = ta.annotate(graph.copy(), roofline="NVIDIA H200")
-    launched = {name for name, node in op_nodes(busy) if node["roofline_us"] != 0.0}
-    assert launched <= set(nodes)
-    assert found.unfused_us == pytest.approx(ta.totals(busy).roofline_us)
-    assert found.modules[""] == pytest.approx(found.us)
+    flops = 2 * 64 * 56 * 56 * 49
+    assert us(64) == pytest.approx(flops / 1e11 * 1e6)
+    assert us(1) == pytest.approx(64 * flops / 1e14 * 1e6)
+    assert us(32) == pytest.approx(2 * flops / 1e14 * 1e6)
 
 
 # -- sizes, types, memory ------------------------------------------------------------------

@@ -171,6 +171,23 @@ def test_graph_breaks(run):
     assert factors == [str(body), None, None, str(head)], "the second batch makes its size a symbol"
 
 
+def test_batch_sweep(run, tmp_path):
+    out = tmp_path / "made" / "by the example"
+    printed = run("batch_sweep.py", str(out), "cpu")
+    rows = re.findall(r"^ +(\d) +([\d.]+) +([\d.]+) +([\d.]+)%", printed, re.MULTILINE)
+    assert [batch for batch, *_ in rows] == ["1", "2", "4"]
+    for batch, ms, rate, mfu in rows:
+        told = json.loads((out / f"batch{batch}.json").read_text())
+        assert told["batch"] == int(batch) and told["ops"] == 69
+        assert float(ms) == pytest.approx(told["runs"][0]["median_us"] / 1e3, abs=0.006)
+        assert float(rate) == pytest.approx(int(batch) * 1e3 / float(ms), rel=0.01)
+        assert float(mfu) == pytest.approx(100 * told["limits"]["mfu"], abs=0.06)
+        assert sum(row["share"] for row in told["modules"]) == pytest.approx(1)
+    growth = [float(n) for n in re.findall(r": ([\d.]+) times$", printed, re.MULTILINE)]
+    assert len(growth) == 3 and growth == sorted(growth, reverse=True)
+    assert "latency_us" in (out / "report.html").read_text()
+
+
 class Fan(nn.Module):
     """Three layers read the narrow tensor, and a second input goes straight to the end."""
 

@@ -201,6 +201,8 @@ class Timing:
     p90_us: float | None = None
     samples: int = 0
     error: str = ""
+    note: str = ""
+    """What to know of the times: that Python runs between several compiled graphs, say."""
 
     @property
     def stable(self) -> bool:
@@ -236,7 +238,7 @@ class Measured:
     drift: float = 0.0
     """Change of the model's time from before those runs to after them, as a part of the former."""
     cache: Literal["warm", "cold"] = "warm"
-    mode: Literal["no_grad"] = "no_grad"
+    mode: Literal["no_grad", "training"] = "no_grad"
     threads: int = 1
     torch: str = ""
     unstable: tuple[str, ...] = ()

@@ -617,3 +617,47 @@ def test_fake_cuda_tensors_run_without_a_driver():
     assert made.device == out.device == cuda
     assert dict(op.py_kernels) == kernels
     assert torch.cuda.amp.common.amp_definitely_not_available is asked
+
+
+def test_what_the_compiler_remembers():
+    """`counters`, `convert_frame.input_codes` and `reset_code`, which `compiling` relies on."""
+    from torch._dynamo import convert_frame
+
+    def double(x):
+        return x * 2
+
+    def count(module, inputs):
+        return module.forward
+
+    original, x = torch.compile, torch.ones(2)
+    met = len(convert_frame.input_codes.seen)
+    try:
+        torch.compile = lambda function, **_: original(function, backend=count)
+        with torch_api.compiling(double) as (compiled, done):
+            assert torch.equal(compiled(x), double(x)) and (done.graphs, done.left) == (1, 0)
+            compiled(x)
+            assert done.graphs == 1
+            assert len(convert_frame.input_codes.seen) > met
+    finally:
+        torch.compile = original
+    codes = convert_frame.input_codes
+    assert len(codes.seen) <= met
+    assert codes.seen_ids == {id(place()) for place in codes.seen if place() is not None}
+
+
+def test_workers_of_the_compiler():
+    from torch._inductor import async_compile
+
+    assert isinstance(len(async_compile._pool_set), int)
+    assert callable(async_compile.shutdown_compile_workers)
+
+
+def test_an_error_of_the_compiler_is_one_line():
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    missing = BackendCompilerFailed(lambda: None, InvalidCxxCompiler(), None)
+    assert torch_api.compiler_error(missing).startswith("there is no C++ compiler")
+    other = BackendCompilerFailed(lambda: None, ValueError("\none\ntwo"), None)
+    assert torch_api.compiler_error(other) == "ValueError: one"
+    assert torch_api.compiler_error(KeyError()) == "KeyError"

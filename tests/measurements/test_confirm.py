@@ -11,9 +11,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
 import torchatlas as ta
-from torchatlas.errors import MeasurementError, UsageError
+from torchatlas.errors import CaptureError, MeasurementError, UsageError
 from torchatlas.expressions import symbol
+from torchatlas.frontends import replay, torch_api
+from torchatlas.frontends.opaque import pack
 from torchatlas.graph import op_nodes
+from torchatlas.measurements.values import ready, stand_ins
 from torchatlas.schema import TensorMeta
 
 TWO = torch.randn(2, 3, 8, 8)
@@ -188,6 +191,64 @@ def test_values_are_made_up_where_there_are_none(name, kind):
         assert timed.graph["measured"].median_us > 0
 
 
+def test_a_model_on_meta_is_placed_and_gets_made_up_values():
+    with torch.device("meta"):
+        model, x = models.ALL["tiny"]()
+    graph = ta.capture(model.eval(), x, device="cpu")
+    assert ta.measure(graph, steps=1).graph["confirmed"] == number_of_ops(graph)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A device that the graph has everything on, and where no original lies."""
+    inner, device = replay._place, torch.device("meta")
+    monkeypatch.setattr(replay, "_place", lambda node: inner(node) and device)
+    return device
+
+
+@pytest.mark.parametrize("name", ["tiny", "lstm", "shared_and_tied", "bert"])
+def test_values_are_copied_to_where_the_graph_has_them(name, captured, elsewhere):
+    source = captured(name).source
+    program = replay.Program(source, gradients=False, make=stand_ins())
+    for key, value in source.placeholders.items():
+        if isinstance(value, torch.Tensor) and key in program.inputs:
+            copy = program.inputs[key]
+            assert copy.device == elsewhere and value.device.type == "cpu"
+            assert (copy.shape, copy.stride()) == (value.shape, value.stride())
+    before = {n: (x, id(x)) for n, x in source.model.named_parameters(remove_duplicate=False)}
+    held = [list(m._flat_weights) for m in source.model.modules() if isinstance(m, nn.RNNBase)]
+    size = program.copies.nbytes(elsewhere)
+    with ready(source, program.copies) as call:
+        assert all(x.device == elsewhere for x in [*source.model.parameters()])
+        outputs = [x for x in torch_api.tree_leaves(pack(call())[0]) if isinstance(x, torch.Tensor)]
+    assert outputs and all(x.device == elsewhere for x in outputs)
+    assert program.copies.nbytes(elsewhere) - size in (0, 2 * 2 * 4 + 2 * 4)  # an unused layer's
+    after = dict(source.model.named_parameters(remove_duplicate=False))
+    assert all(after[n] is x and id(x) == number for n, (x, number) in before.items())
+    now = [m._flat_weights for m in source.model.modules() if isinstance(m, nn.RNNBase)]
+    assert all(
+        a is b
+        for one, other in zip(held, now, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_what_is_tied_stays_tied_on_another_device(captured, elsewhere):
+    source = captured("shared_and_tied").source
+    copies = replay.Program(source, gradients=False, make=stand_ins()).copies
+    with ready(source, copies):
+        model = source.model
+        assert model.head.weight is model.embed.weight and model.again is model.block
+    weight = model.embed.weight
+    assert copies.copy("a view", weight[2:]).storage_offset() == 2 * weight.shape[1]
+
+
+def test_without_made_up_values_nothing_is_moved(captured, elsewhere):
+    with pytest.raises(CaptureError, match="was placed on meta, and its values lie on cpu"):
+        replay.Program(captured("tiny").source)
+
+
 def test_an_op_that_cannot_be_run_is_named():
     class Lookup(nn.Module):
         def __init__(self) -> None:
@@ -204,6 +265,20 @@ def test_an_op_that_cannot_be_run_is_named():
     assert isinstance(caught.value.__cause__, IndexError)
 
 
+def test_a_device_that_is_too_small_is_said(captured, monkeypatch):
+    def run(self, hook=None, invoke=None):
+        invoke("conv2d_default", self.fill, (), {})
+
+    def fill():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(replay.Program, "fill", staticmethod(fill), raising=False)
+    monkeypatch.setattr(replay.Program, "run", run)
+    with pytest.raises(MeasurementError, match="cannot be run: OutOfMemoryError: CUDA") as caught:
+        checked(captured("tiny"))
+    assert "a smaller example" in caught.value.hint
+
+
 # -- requests that make no sense -----------------------------------------------------------------
 
 
@@ -215,9 +290,5 @@ def test_what_cannot_be_measured_is_said(captured):
         rec.run(nn.ReLU(), torch.zeros(3))
     with pytest.raises(UsageError, match="kept without values"):
         ta.measure(rec.graphs[0])
-    with pytest.raises(UsageError, match="no measuring on 'cuda' yet"):
-        ta.measure(graph, device="cuda")
     with pytest.raises(UsageError, match="no numbers of runs"):
         ta.measure(graph, steps=-1)
-    with pytest.raises(UsageError, match="training step is not timed"):
-        ta.measure(ta.capture(*models.make("tiny"), mode="training"))

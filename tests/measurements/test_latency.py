@@ -172,6 +172,19 @@ def test_a_symbolic_graph_is_timed_at_the_sizes_of_the_example():
     assert timed.nodes["linear"]["flops"] == 2 * 7 * 3 * 4 and latencies(timed)
 
 
+def test_cold_caches_are_made_before_each_sample_and_each_op(captured, monkeypatch):
+    from torchatlas.measurements import latency
+
+    flushed = []
+    monkeypatch.setattr(latency, "flusher", lambda device: lambda: flushed.append(device))
+    whole = ta.measure(captured("tiny"), steps=4, warmup=1, cache="cold").graph["measured"]
+    assert (whole.cache, whole.samples, whole.by, whole.launches) == ("cold", 4, "timers", None)
+    # Four samples, three after the ops, and five ops in four runs and one that does not count.
+    assert flushed == ["cpu"] * (4 + 3 + 5 * 5)
+    ta.measure(captured("tiny"), steps=1)
+    assert len(flushed) == 4 + 3 + 5 * 5
+
+
 # -- sampling ------------------------------------------------------------------------------------
 
 

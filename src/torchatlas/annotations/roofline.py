@@ -49,8 +49,10 @@ def roofline(
 
     Contractions run at the rate of their data type: that of the first operand, or of the result
     where that is narrower, as under autocast. Those in float32 run as such, or as TF32 with
-    `tf32`. Other operations run at the vector rate, beside the contractions of the same op: the
-    longer of the two counts. Every op is one kernel that reads and writes memory, whatever a
+    `tf32`. A depthwise convolution has one channel to sum over, too few for a matrix unit, and runs
+    at the vector rate. Other operations run at the vector rate, beside the contractions of the same
+    op: the longer of the two counts; and exponentials and the like at a rate of their own, where
+    the device has one. Every op is one kernel that reads and writes memory, whatever a
     cache holds; a control flow op takes what its bodies take, of branches the longest.
 
     The time is None where it is not known: no rule counts the op, the device has no rate for
@@ -131,16 +133,29 @@ def longest(compute: float, memory: float, device: Device) -> Limit:
     return Limit(*max(times, key=lambda time: time[0]))
 
 
-def compute_seconds(node: Mapping[str, Any], device: Device, *, tf32: bool) -> float | None:
-    """Return how long an op computes at the device's rates; None where that is not known."""
+def compute_seconds(
+    node: Mapping[str, Any], device: Device, *, tf32: bool, sized: bool = False
+) -> float | None:
+    """Return how long an op computes at the device's rates; None where that is not known.
+
+    If `sized`, contractions run at the rate of their size, where that was measured.
+    """
     dtype = contraction_dtype(node)
+    depthwise = _is_depthwise(node)
+    size = None if node["flops"] is None or not sized else float(node["flops"])
+    rate = (
+        device.vector_rate(dtype) if depthwise else device.matrix_rate(dtype, tf32=tf32, flops=size)
+    )
     whole = dtype if dtype.startswith(("int", "uint", "qint", "quint")) else "int8"
     parts = (
-        (node["flops"], device.matrix_rate(dtype, tf32=tf32)),
+        (node["flops"], rate),
         (node["int_ops"], device.matrix_rate(whole)),
     )
     contractions = _seconds(parts)
-    others = _seconds([(node["flops_other"], device.vector_rate(dtype))])
+    # They are operations outside contractions too, so who leaves those out leaves them out.
+    counted = device.special is not None and node["flops_other"] != 0
+    special = special_count(node) if counted else 0
+    others = _seconds([(node["flops_other"], device.vector_rate(dtype)), (special, device.special)])
     return None if contractions is None or others is None else max(contractions, others)
 
 
@@ -154,6 +169,46 @@ def _seconds(parts: Iterable[tuple[Dim | None, float | None]]) -> float | None:
                 return None
             total += int(count) / rate
     return total
+
+
+def _is_depthwise(node: Mapping[str, Any]) -> bool:
+    """Say whether an op is a convolution of each channel by itself."""
+    weight = node["args"].get("weight")
+    groups = node["args"].get("groups", 1)
+    grouped = isinstance(groups, int) and groups > 1 and isinstance(weight, TensorMeta)
+    return grouped and len(weight.shape) > 2 and weight.shape[1] == 1
+
+
+_SPECIAL = frozenset(
+    {
+        *("_log_softmax", "_safe_softmax", "_softmax", "celu", "cos", "elu", "erf", "exp", "exp2"),
+        *("expm1", "gelu", "log", "log10", "log1p", "log2", "log_sigmoid", "log_softmax", "mish"),
+        *("selu", "sigmoid", "silu", "sin", "softmax", "softplus", "tan", "tanh"),
+    }
+)
+"""Ops that take an exponential, logarithm or angle of each element."""
+
+
+def special_count(node: Mapping[str, Any]) -> int:
+    """Return how many exponentials and the like an op takes: one for each element, or score.
+
+    >>> from torchatlas.schema import TensorMeta as T
+    >>> special_count({"op": "aten.gelu", "args": {}, "outputs": (T((2, 8)),)})
+    16
+    >>> q, kept = T((1, 4, 32, 64)), {"flops": 2 * 4 * 32 * 32 * (64 + 64)}
+    >>> args = {"query": q, "key": q, "value": q}
+    >>> op = {"op": "aten.scaled_dot_product_attention", "args": args, "outputs": (q,)}
+    >>> special_count(op | kept)  # 4 heads of 32 x 32 scores
+    4096
+    """
+    namespace, _, name = node["op"].partition(".")
+    if namespace == "aten" and name.removesuffix("_") in _SPECIAL:
+        return int(next((meta.numel for meta in _tensors(node["outputs"])), 0))
+    query, value = node["args"].get("query"), node["args"].get("value")
+    if "attention" in name and isinstance(query, TensorMeta) and isinstance(value, TensorMeta):
+        wide = int(query.shape[-1]) + int(value.shape[-1])
+        return int(node["flops"] or 0) // (2 * wide)
+    return 0
 
 
 _WIDTH = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}

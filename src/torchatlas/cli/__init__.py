@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ..errors import AtlasError, UsageError
-from . import costs, graphs  # noqa: F401
+from . import benches, costs, graphs  # noqa: F401
 from .application import app
 from .printing import plain_warnings, printable
 

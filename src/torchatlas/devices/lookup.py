@@ -28,7 +28,9 @@ def find(name: str) -> Device:
     """Return the device of the table that `name` means: what a driver reports, or less.
 
     Case, punctuation, and the words that say nothing (NVIDIA, AMD, Tesla, GeForce, Instinct) do
-    not matter; a part of a name will do where it means one device only.
+    not matter; a part of a name will do where it has the model in it and means one device only.
+    A word that the table does not know means another product: a slice of a GPU (MIG), a laptop's
+    chip, a variant such as the A10G.
 
     >>> find("NVIDIA H100 80GB HBM3").name, find("tesla v100-sxm2-16gb").name, find("4090").name
     ('H100 SXM', 'V100 SXM2 16GB', 'RTX 4090')
@@ -39,7 +41,7 @@ def find(name: str) -> Device:
     for device in DEVICES:
         if any(words == _words(known) for known in (device.name, *device.names)):
             return device
-    found = [device for device in DEVICES if words and words <= _vocabulary(device)]
+    found = [d for d in DEVICES if words <= _vocabulary(d) and words & _model(d)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -66,7 +68,22 @@ def _words(name: str) -> frozenset[str]:
 
 
 def _vocabulary(device: Device) -> frozenset[str]:
-    return frozenset().union(*map(_words, (device.name, *device.names)))
+    # A name with a stroke is that of two products, and a part of it may mean the other.
+    names = (name for name in device.names if "/" not in name)
+    return frozenset().union(*map(_words, (device.name, *names)))
+
+
+_FORM = re.compile(r"sxm\d*|pcie|nvl|oam|vf|rtx|hbm\w*|\d+gb|generic")
+"""Words that stand in the names of several products: the form, the memory."""
+
+
+def _model(device: Device) -> frozenset[str]:
+    """Return the words that name the product itself.
+
+    >>> sorted(_model(find("H100 SXM"))), sorted(_model(find("4090")))
+    (['h100'], ['4090'])
+    """
+    return frozenset(word for word in _vocabulary(device) if not _FORM.fullmatch(word))
 
 
 def _either(devices: list[Device]) -> str:

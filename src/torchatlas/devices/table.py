@@ -1,4 +1,7 @@
-"""The table of devices: vendors' numbers, each with the document that it stands in."""
+"""The table of devices: vendors' numbers, each with the document that it stands in.
+
+Which of them were compared with what text stands in docs/roofline.md.
+"""
 
 from __future__ import annotations
 
@@ -89,11 +92,12 @@ _RTX_BLACKWELL = (
     "nvidia-rtx-blackwell-gpu-architecture.pdf",
 )
 _MI250X = (
-    "AMD Instinct MI250X product page; half of it: a driver reports each of its two dies",
+    "AMD Instinct MI250X product page; half of it: a driver reports each of its two dies. The name "
+    "that it reports is that of the MI250 too, which has 104 of these 110 compute units",
     "https://www.amd.com/en/products/accelerators/instinct/mi200/mi250x.html",
 )
 _MI300X = (
-    "AMD Instinct MI300X data sheet",
+    "AMD Instinct MI300X data sheet; the rates also in AMD Instinct MI300 series microarchitecture",
     "https://www.amd.com/content/dam/amd/en/documents/instinct-tech-docs/data-sheets/"
     "amd-instinct-mi300x-data-sheet.pdf",
 )
@@ -262,7 +266,7 @@ DEVICES: tuple[Device, ...] = (
     ),
     _device(
         "MI250X",
-        "AMD Instinct MI250X",
+        "AMD Instinct MI250X, AMD Instinct MI250X / MI250",
         matrix={"float64": 47.85, "float32": 47.85, **_halves(191.5), "int8": 191.5},
         vector={"float64": 23.95, "float32": 23.95},
         gb_s=1638.4,
@@ -272,7 +276,7 @@ DEVICES: tuple[Device, ...] = (
     ),
     _device(
         "MI300X",
-        "AMD Instinct MI300X, AMD Instinct MI300X OAM",
+        "AMD Instinct MI300X, AMD Instinct MI300X OAM, AMD Instinct MI300X VF",
         matrix={
             "float64": 163.4,
             "float32": 163.4,

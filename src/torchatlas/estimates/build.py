@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..graph import ModelGraph, in_order
 from ..memory import peak
 from ..transforms.bind import bind, symbols_of
+from .cache import Memory
 from .dtypes import retyped
 from .fusion import Fusion
 from .result import Estimate, Step
@@ -34,10 +35,12 @@ def estimate(
     `device` is a `torchatlas.devices.Device`, the name that a driver reports, or a file that
     holds one. `sizes` are numbers for the symbols of the graph, such as ``batch=8``. `dtype`
     puts every floating-point tensor in another type, by name (``"bfloat16"``) or torch's own;
-    `tf32` lets products of float32 run as TF32. With `fuse`, runs of pointwise ops are one
-    kernel, as in compiled execution: what enters them is read once, what leaves them written
-    once, and one launch paid. All else is a kernel of its own at the limit of the device (see
-    `torchatlas.annotations.roofline`). `graph` itself stays as it is.
+    `tf32` lets products of float32 run as TF32. With `fuse`, runs of pointwise ops and of
+    reductions of rows are one kernel, as in compiled execution: what enters them is read once,
+    what leaves them written once, and one launch paid. All else is a kernel of its own at the
+    limit of the device (see `torchatlas.annotations.roofline`). On a device whose cache is known,
+    as `torchatlas calibrate` measures it, what was touched shortly before comes from there.
+    `graph` itself stays as it is.
 
     >>> import torch, torchatlas as ta
     >>> model = torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.GELU())
@@ -54,8 +57,8 @@ def estimate(
     if dtype is not None:
         numbers = annotate(retyped(numbers, dtype))
     add_roofline(numbers, found, tf32=tf32)
-    apart = list(_steps(numbers, found, None, tf32))
-    steps = list(_steps(numbers, found, Fusion(numbers), tf32)) if fuse else apart
+    apart = _steps(numbers, found, False, tf32)
+    steps = _steps(numbers, found, True, tf32) if fuse else apart
     most = peak(numbers)
     untimed = Counter(numbers.nodes[n]["op"] for s in steps if s.us is None for n in s.nodes)
     return Estimate(
@@ -95,27 +98,51 @@ def _with_sizes(graph: ModelGraph, sizes: Mapping[str, int]) -> ModelGraph:
 # -- steps ---------------------------------------------------------------------------------
 
 
-def _steps(graph: ModelGraph, device: Device, fusion: Fusion | None, tf32: bool) -> Iterator[Step]:
-    """Yield what runs, in order; ops that launch nothing are left out."""
-    runs = {} if fusion is None else fusion.runs
+def _steps(graph: ModelGraph, device: Device, fuse: bool, tf32: bool) -> list[Step]:
+    """Return what runs, in order; ops that launch nothing are left out."""
+    fusion, memory = Fusion(graph), Memory(device)
+    steps: list[Step] = []
+    for _ in range(1 if device.cache is None else 2):
+        steps = list(_run(graph, device, fusion, memory, fuse, tf32))
+    return steps
+
+
+def _run(
+    graph: ModelGraph, device: Device, fusion: Fusion, memory: Memory, fuse: bool, tf32: bool
+) -> Iterator[Step]:
+    runs = fusion.runs if fuse else {}
     joined = {name for run in runs.values() for name in run}
     for name, node in in_order(graph):
-        if fusion is not None and name in runs:
-            yield _fused(graph, device, fusion, name, tf32)
+        if name in runs:
+            run = runs[name]
         elif node["kind"] == "op" and name not in joined and node["roofline_us"] != 0.0:
-            nbytes = int(node["bytes_read"]) + int(node["bytes_written"])
-            yield Step(name, (name,), node["roofline_us"], node.get("bound"), nbytes)
+            run = (name,)
+        else:
+            continue
+        nodes = [graph.nodes[member] for member in run]
+        apart = sum(int(n["bytes_read"]) + int(n["bytes_written"]) for n in nodes)
+        nbytes = fusion.bytes_moved(run) if len(run) > 1 else apart
+        if len(run) == 1 and (node["roofline_us"] is None or "subgraphs" in node):
+            yield Step(name, run, node["roofline_us"], node.get("bound"), nbytes)
+            continue
+        moving = memory.seconds(fusion.entering(run), fusion.leaving(run), nbytes)
+        yield _step(nodes, run, device, moving, nbytes, tf32)
 
 
-def _fused(graph: ModelGraph, device: Device, fusion: Fusion, last: str, tf32: bool) -> Step:
-    run = fusion.runs[last]
-    nbytes = fusion.bytes_moved(run)
-    computing = [compute_seconds(graph.nodes[name], device, tf32=tf32) for name in run]
+def _step(
+    nodes: Sequence[Mapping[str, Any]],
+    run: tuple[str, ...],
+    device: Device,
+    moving: float,
+    nbytes: int,
+    tf32: bool,
+) -> Step:
+    computing = [compute_seconds(node, device, tf32=tf32, sized=True) for node in nodes]
     known = [seconds for seconds in computing if seconds is not None]
     if len(known) < len(run):
-        return Step(last, run, None, None, nbytes)
-    limit = longest(sum(known), nbytes / device.bandwidth, device)
-    return Step(last, run, limit.us, limit.bound, nbytes)
+        return Step(run[-1], run, None, None, nbytes)
+    limit = longest(sum(known), moving, device)
+    return Step(run[-1], run, limit.us, limit.bound, nbytes)
 
 
 def _total(steps: Sequence[Step]) -> float:
@@ -132,11 +159,21 @@ def _by_module(graph: ModelGraph, steps: Sequence[Step]) -> dict[str, float]:
 
 
 def _assumptions(device: Device, dtype: Any, tf32: bool, fuse: bool) -> Iterator[str]:
-    yield "every kernel reaches the device's peak rates; real ones reach a part of them"
-    yield "kernels run one after the other, and nothing stays in a cache between two of them"
+    if device.products:
+        yield "a product runs as fast as a square one with as many operations, which was measured"
+        yield "other kernels reach the device's rates; real ones reach a part of them"
+    else:
+        yield "every kernel reaches the device's peak rates; real ones reach a part of them"
+    yield "kernels run one after the other, and " + (
+        "nothing stays in a cache between two of them"
+        if device.cache is None
+        else f"{device.cache / 2**20:.4g} MiB of what they touch stay in a cache, which moves "
+        f"{(device.cache_bandwidth or 0) / 1e9:.4g} GB/s"
+    )
     yield f"a kernel takes {device.launch_us:g} µs at least ({device.launch_source or 'as given'})"
     if fuse:
-        yield "a run of pointwise ops is one kernel; products and norms take in no op next to them"
+        yield "pointwise ops and the norms and other reductions of rows between them are one kernel"
+        yield "products, convolutions and pooling are kernels of their own"
     else:
         yield "every op is a kernel of its own"
     if dtype is not None:

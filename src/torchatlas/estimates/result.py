@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..devices import Device
 from ..schema import Bound
@@ -71,6 +72,11 @@ class Estimate:
             if step.us and step.bound is not None:
                 found[step.bound] = found.get(step.bound, 0.0) + step.us
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as what JSON can hold, times in microseconds."""
+        told = ("throughput", "fits", "bounds")
+        return asdict(self) | {name: getattr(self, name) for name in told}
 
     def __str__(self) -> str:
         steps = sorted((s for s in self.steps if s.us), key=lambda s: -(s.us or 0.0))

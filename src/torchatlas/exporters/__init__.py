@@ -16,7 +16,17 @@ from ..errors import FormatError, UsageError
 from ..graph import ModelGraph
 from ..text import progress
 
-__all__ = ["FORMATS", "SUFFIXES", "export", "format_of", "load", "render", "suffix_of"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "check_target",
+    "export",
+    "format_of",
+    "load",
+    "render",
+    "suffix_of",
+    "write_file",
+]
 
 FORMATS = {
     "dot": "dot",
@@ -137,16 +147,28 @@ def export(
     option, and FormatError where the file cannot be written or the graph not be rendered.
     """
     chosen, path = format_of(path, format), Path(path)
-    with _naming(path):
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist")
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(f"the folder {str(path.parent)!r} is read-only")
+    check_target(path)
     with progress(f"writing {path.name}"):
         content, sidecars = render(graph, chosen, location=f"{path.name}.data", **options)
     with _naming(path):
         for name, data in sidecars.items():
             _replace(path.with_name(name), data)
+        _replace(path, content)
+
+
+def check_target(path: Path) -> None:
+    """Raise FormatError where no file can be written to `path`: before the work, not after it."""
+    with _naming(path):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(f"the folder {str(path.parent)!r} is read-only")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary name and rename it; raises FormatError where that fails."""
+    check_target(path)
+    with _naming(path):
         _replace(path, content)
 
 

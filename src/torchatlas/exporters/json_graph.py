@@ -147,6 +147,7 @@ class Timing(Struct, forbid_unknown_fields=True):
     p90_us: Duration | None
     samples: Number
     error: str
+    note: str = ""
 
 
 class Measured(Struct, forbid_unknown_fields=True):
@@ -162,7 +163,7 @@ class Measured(Struct, forbid_unknown_fields=True):
     steps: Number
     drift: float
     cache: Literal["warm", "cold"]
-    mode: Literal["no_grad"]
+    mode: Literal["no_grad", "training"]
     threads: Number
     torch: str
     unstable: list[str]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AtlasError, CaptureError, InputError, UsageError
 from ..names import clean
-from .capture import Capture, Source
+from .capture import Capture, Source, Step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,7 +108,8 @@ def record_training(
         lambda on_values: training.capture(module, args, loss, optimizer, on_values=on_values),
     )
     _say(found, "training", [], name)
-    return found, Source("training", found.program, found.placeholders, module)
+    step = Step(args, loss, optimizer)
+    return found, Source("training", found.program, found.placeholders, module, step=step)
 
 
 def record_inference(

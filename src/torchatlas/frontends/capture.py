@@ -25,6 +25,16 @@ class Capture:
     """Conditions on symbols that torch took for granted, and that may not matter."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a training step was captured with, besides the model."""
+
+    args: Any
+    loss: Any = None
+    optimizer: Any = None
+    """A `torch.optim.Optimizer`, or a function that makes one; None for a step without."""
+
+
 @dataclass(slots=True)
 class Source:
     """What a graph was captured from; kept in memory, never pickled or written to a file.
@@ -42,6 +52,8 @@ class Source:
     """The arguments that `model` was captured on, by position and by name; None if not known."""
     export: Callable[[], Any] | None = None
     """Makes the graph of the same model and example that has an exported program behind it."""
+    step: Step | None = None
+    """The training step that was captured; None for a model that is only called."""
 
     def run(self) -> dict[str, Any]:
         """Run the captured graph on copies of the model's state and the example.

@@ -67,14 +67,23 @@ def _make(what: str, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> 
         ) from error
 
 
-def _from_module(place: str, name: str, arguments: dict[str, Any]) -> Any:
+def find(place: str, name: str) -> Any:
+    """Return what `name` is in a module, or in a Python file, which is run for that.
+
+    Raises UsageError where there is no such module, file or name, and CaptureError where it
+    cannot be imported.
+    """
     module = _from_file(Path(place)) if place.endswith(".py") else _import(place)
     try:
-        found = getattr(module, name)
+        return getattr(module, name)
     except AttributeError:
         raise UsageError(
             f"{place!r} has no {name!r}", hint=_did_you_mean(name, dir(module))
         ) from None
+
+
+def _from_module(place: str, name: str, arguments: dict[str, Any]) -> Any:
+    found = find(place, name)
     return found if isinstance(found, nn.Module) else _make(name, found, **arguments)
 
 

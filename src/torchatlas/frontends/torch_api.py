@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import sys
 import threading
@@ -1263,3 +1264,101 @@ def _is_fused(tensors: Sequence[torch.Tensor]) -> bool:
         and 0 not in tensor.shape
         for tensor in tensors
     )
+
+
+# -- compiled code that is timed -------------------------------------------------------------
+
+
+class Compilations:
+    """What torch compiled since this was made."""
+
+    def __init__(self) -> None:
+        from torch._dynamo.utils import counters
+
+        self._counters: Any = counters
+        self._before = self._now()
+
+    def _now(self) -> tuple[int, int, int]:
+        stats, frames = self._counters["stats"], self._counters["frames"]
+        return stats["unique_graphs"], frames["total"], frames["ok"]
+
+    @property
+    def graphs(self) -> int:
+        """Graphs that were compiled: one, or more where Python runs in between."""
+        return self._now()[0] - self._before[0]
+
+    @property
+    def left(self) -> int:
+        """Functions that torch gave up on, so that they run as they are written."""
+        _, total, done = (a - b for a, b in zip(self._now(), self._before, strict=True))
+        return total - done
+
+
+@contextmanager
+def compiling(function: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], Compilations]]:
+    """Yield `function` compiled in the default mode, and what has been compiled of it.
+
+    Nothing that was compiled before serves, counts against a limit or is forgotten: the compiler
+    remembers functions by their code, and gets a copy of that. Where it has to give up a function
+    and compile what that calls, it meets the model's own code, which must not fall back in
+    silence to running as it is written: the limit on compilations is lifted, and what was
+    compiled of such code is forgotten at the end, unless it had been met before. Sizes are those
+    of the example, also where torch has met others. Worker processes that are started meanwhile
+    end with the block. Not safe for threads.
+    """
+    with _muted("torch.utils.cpp_extension"):  # which says where it found no CUDA
+        import torch._inductor.async_compile as workers
+        import torch._inductor.compile_fx
+        from torch._C._dynamo.eval_frame import reset_code
+        from torch._dynamo import config, convert_frame
+
+    options: Any = {
+        "recompile_limit": sys.maxsize,
+        "accumulated_recompile_limit": sys.maxsize,
+        "fail_on_recompile_limit_hit": True,
+        "suppress_errors": False,
+        "automatic_dynamic_shapes": False,
+    }
+    compile: Any = torch.compile
+    if "isolate_recompiles" in inspect.signature(compile).parameters:
+        compile = functools.partial(compile, isolate_recompiles=True)
+    running, met = bool(workers._pool_set), convert_frame.input_codes
+    known = set(met.seen_ids)
+    patched: Any = config.patch(**options)
+    parts = "torch._dynamo", "torch._functorch", "torch._inductor", "torch.utils.cpp_extension"
+    try:
+        with torch.compiler.set_stance("default"), patched, quiet(), _muted(*parts):
+            yield compile(_afresh(function)), Compilations()
+    finally:
+        new = [code for place in met.seen if (code := place()) and id(code) not in known]
+        for code in new:
+            reset_code(code)
+        met.seen_ids.intersection_update(known)
+        met.seen[:] = [place for place in met.seen if id(place()) in met.seen_ids]
+        if not running:
+            workers.shutdown_compile_workers()
+
+
+@contextmanager
+def _muted(*parts: str) -> Iterator[None]:
+    """Keep the loggers of these parts of torch from saying anything."""
+    names = {name for name in logging.root.manager.loggerDict if name.startswith(parts)}
+    loggers = [logging.getLogger(name) for name in {*names, *parts}]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+def compiler_error(error: BaseException) -> str:
+    """Return in one line why torch could not compile something, or run what it compiled."""
+    while isinstance(inner := getattr(error, "inner_exception", None), BaseException):
+        error = inner
+    if type(error).__name__ == "InvalidCxxCompiler":
+        return "there is no C++ compiler that torch.compile could use: install g++, or set CXX"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300].rstrip(": ")

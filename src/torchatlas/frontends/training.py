@@ -83,7 +83,7 @@ class _Step(WatchedRecording):
     def prepare_optimizer(self, given: Any) -> None:
         """Make an optimizer of the fake parameters that has made a step before."""
         trained = {n: f for n, f in self.fakes.items() if f.requires_grad}
-        self.optimizer = made = _make_optimizer(given, self.parameters, trained)
+        self.optimizer = made = make_optimizer(given, self.parameters, trained)
         for tensor in trained.values():
             tensor.grad = torch.zeros_like(tensor)
         before = {name: tensor.detach().clone() for name, tensor in trained.items()}
@@ -220,9 +220,13 @@ def default_loss(outputs: Any) -> torch.Tensor:
     return total
 
 
-def _make_optimizer(
+def make_optimizer(
     given: Any, parameters: Mapping[str, torch.Tensor], fakes: Mapping[str, torch.Tensor]
 ) -> torch.optim.Optimizer:
+    """Return an optimizer like `given`, or that it makes, of other tensors of the same names.
+
+    Raises UsageError where it is none and makes none.
+    """
     if not callable(given) and not isinstance(given, torch.optim.Optimizer):
         return _checked(given)
     if isinstance(given, torch.optim.Optimizer):

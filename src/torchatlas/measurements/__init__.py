@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import UsageError
 from ..graph import ModelGraph, op_nodes
@@ -11,6 +11,7 @@ from ..schema import Way
 
 if TYPE_CHECKING:
     from ..frontends import Source
+    from .accelerators import Processor
 
 __all__ = ["measure"]
 
@@ -29,15 +30,21 @@ def measure(
 
     The captured program is run op by op on real tensors: the model's weights and the example of
     the capture, or another `example` of the same form; made-up values stand in for what has
-    none. Shape, data type, strides and device of every tensor that an op makes have to be those
-    of the graph. A symbolic graph is bound to the sizes of the example, as `bind` does.
+    none. They are copied to where the graph has them, so that a model on the CPU that was
+    captured with ``device="cuda"`` runs on a GPU. Shape, data type, strides and device of every
+    tensor that an op makes have to be those of the graph. A symbolic graph is bound to the sizes
+    of the example, as `bind` does.
 
-    Then the model itself is timed, called under `torch.no_grad` with nothing that watches it, and
-    after that its program with a timer around each op. Ops get the keys ``latency_us`` and
-    ``latency_iqr_us``, and the graph ``measured``: a `torchatlas.schema.Measured`, whose residual
-    is what the whole takes beyond the sum of the ops. There are `warmup` runs first; then `steps`
-    runs of each kind, or by default as many as make the median certain to 1 %, for three seconds
-    at the most. With ``steps=0`` nothing is timed.
+    Then the model itself is timed, called under `torch.no_grad` with nothing that watches it, or
+    a training step with its loss, backward pass and optimizer if the capture was of one; and
+    after that its ops: on a CPU with a timer around each, on a GPU by the kernels that torch's
+    profiler sees it launch. Ops get the keys ``latency_us`` and ``latency_iqr_us``, on a GPU
+    ``kernels``, ``launches`` and ``peak_bytes`` as well; and the graph gets ``measured``: a
+    `torchatlas.schema.Measured`, whose residual is what the whole takes beyond the sum of the ops.
+    There are `warmup` runs first; then `steps` runs of each kind, or by default as many as make
+    the median certain to 1 %, for three seconds at the most. With ``steps=0`` nothing is timed.
+    With ``cache="cold"`` other data fills the caches before each sample and each op; `compare`
+    names other ways in which the whole model is timed too.
 
     The model, the example and torch's random numbers are left as they are.
 
@@ -49,26 +56,31 @@ def measure(
 
     Raises MeasurementError, which names the node, where a tensor is not what the graph says, or
     an op cannot be run; and UsageError where there is nothing to run, something else watches the
-    ops that run (a profiler, a counting mode), or the device cannot be measured on yet.
+    ops that run (a profiler, a counting mode), torch has no such device, or the graph lies on
+    another one.
     """
-    source = _check(graph, device, steps, warmup)
+    source = _source(graph)
+    _check_request(steps, warmup, cache, compare)
+    on = _accelerator(graph, device)
+    if steps != 0:
+        _check_timing(graph, source)
     from .confirm import bound_to_inputs, confirm
     from .latency import add_latency
     from .values import generators_kept, replaced
 
+    on.synchronize()  # a GPU has generators once it is in use
     with generators_kept():
         source = replaced(source, example)
         measured = bound_to_inputs(graph, source)
-        measured.graph["confirmed"] = confirm(measured, source)
+        with on.current():
+            measured.graph["confirmed"] = confirm(measured, source)
         if steps != 0:
-            add_latency(measured, source, steps, warmup)
+            add_latency(measured, source, steps, warmup, on=on, cache=cache, compare=compare)
     return measured
 
 
-def _check(graph: ModelGraph, device: str, steps: int | None, warmup: int) -> Source:
-    """Return what `graph` was captured from; raise UsageError for what cannot be measured."""
-    from ..frontends.torch_api import watchers
-
+def _source(graph: ModelGraph) -> Source:
+    """Return what `graph` was captured from; raise UsageError where it cannot be run."""
     source: Source | None = graph.source
     if source is None:
         raise UsageError(
@@ -80,26 +92,71 @@ def _check(graph: ModelGraph, device: str, steps: int | None, warmup: int) -> So
             "what torch.compile was seen to compile is kept without values",
             hint="capture the model, and measure that",
         )
-    if device != "cpu":
-        raise UsageError(f"there is no measuring on {device!r} yet", hint="measure on 'cpu'")
-    away = {n: at["device"] for n, at in op_nodes(graph) if at.get("device", device) != device}
-    if away:
-        name, place = next(iter(away.items()))
-        raise UsageError(
-            f"{name!r} lies on {place}, and the run is on {device}",
-            hint=f"capture the model on {device}",
-        )
+    return source
+
+
+def _check_request(steps: int | None, warmup: int, cache: str, compare: Sequence[str]) -> None:
+    """Raise UsageError for what is no number of runs, no state of a cache, or no way to run."""
     if (steps is not None and steps < 0) or warmup < 0:
         raise UsageError(
             f"steps={steps} and warmup={warmup} are no numbers of runs", hint="0 or more"
         )
-    if steps != 0 and source.frontend == "training":
+    if cache not in ("warm", "cold"):
+        raise UsageError(f"caches cannot be {cache!r}", hint="choose 'warm' or 'cold'")
+    ways = [compare] if isinstance(compare, str) else compare
+    for way in ways:
+        if way not in get_args(Way) or ways is not compare:
+            known = ", ".join(map(repr, get_args(Way)))
+            raise UsageError(
+                f"compare={compare!r} does not list ways to run a model",
+                hint=f"a list of some of {known}",
+            )
+
+
+def _accelerator(graph: ModelGraph, device: str) -> Processor:
+    """Return what `graph` is measured on; raise UsageError where there is none, or it lies away.
+
+    A graph on a GPU may have ops on other GPUs and on the CPU.
+    """
+    import torch
+
+    from ..frontends.placing import parse_device
+    from . import accelerators
+
+    place = parse_device(device)
+    accelerators.accelerator(place)  # that it exists comes first
+    devices = {n: at["device"] for n, at in op_nodes(graph) if "device" in at}
+    away = {n: where for n, where in devices.items() if where != str(place)}
+    if away and (place.type == "cpu" or len(away) == len(devices)):
+        name, where = next(iter(away.items()))
         raise UsageError(
-            "a training step is not timed yet", hint="steps=0 checks its tensors all the same"
+            f"{name!r} lies on {where}, and the run is on {place}",
+            hint=f"capture it there: capture(model, example, device={str(place)!r})"
+            + ("" if where == "meta" else f", or measure with device={where!r}"),
         )
-    if steps != 0 and (watching := watchers()):
+    others = map(torch.device, dict.fromkeys(away.values()))
+    return accelerators.accelerator(place, tuple(others))
+
+
+def _check_timing(graph: ModelGraph, source: Source) -> None:
+    """Raise UsageError for what is not timed, though its tensors may be checked."""
+    from ..frontends.torch_api import watchers
+
+    if watching := watchers():
         raise UsageError(
             f"{watching[0]} watches every op that runs, and makes it slower",
             hint="call `measure` outside of it",
         )
-    return source
+    given = [
+        (value, graph.nodes[name]["device"])
+        for key, value in source.placeholders.items()
+        if hasattr(value, "device")
+        if (name := source.ids.get(key, "")) in graph and "device" in graph.nodes[name]
+        if graph.nodes[name]["kind"] != "constant"
+    ]
+    split = len({where for _, where in given}) > 1
+    if split and any(str(value.device) != where for value, where in given):
+        raise UsageError(
+            "the model was split over devices by a map, and does not lie there itself",
+            hint="dispatch it and capture it without `device`, or check its tensors with steps=0",
+        )

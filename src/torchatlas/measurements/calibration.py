@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
@@ -20,23 +20,38 @@ _KINDS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_SIZES = {"cpu": (128, 256, 512, 1024, 2048), "cuda": (1024, 2048, 4096, 8192)}
-"""Rows of the square matrices: the fastest size counts, and none that takes too long is tried."""
+_SIZES = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
+"""Rows of the square matrices; none that takes too long is tried."""
+
+_IN_A_ROW = 2e9
+"""FLOP of the products that are timed together."""
 
 _COPIED = {"cpu": 2**27, "cuda": 2**30}
 """Bytes of the tensor that is copied: too many for a cache."""
 
 _LAUNCHES = 1000
 
+_WORKING_SETS = tuple(2**power for power in range(27, 19, -1))
+"""Bytes, from 128 MiB to 1 MiB: the largest that is copied fast is the size of the cache."""
+
+_CACHED = 1.5
+"""How many times the memory's bandwidth a copy has to reach for a cache to hold it."""
+
+_SPECIALS = 2**16
+"""Numbers to take the exponential of: few enough for any cache."""
+
 
 def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
     """Measure the device that torch calls `device`; every figure takes about `seconds`.
 
     A rate is that of the fastest of several sizes of square matrix products of random numbers,
-    2n³ FLOP each; the bandwidth that of copying a tensor from one place in memory to another,
-    read and written; the launch overhead that of adding to one element, one after the other. The
-    rate outside contractions is taken to be that of float32 products, which run on the same units
-    where TF32 is off. What torch cannot multiply there is left out, and so is float8.
+    2n³ FLOP each, and all of them are kept as `products`; the bandwidth that of copying a tensor
+    from one place in memory to another, read and written; the launch overhead that of adding to
+    one element, one after the other. The rate outside contractions is taken to be that of float32
+    products, which run on the same units where TF32 is off. The cache is the largest working set
+    that copies at 1.5 times the memory's bandwidth. On a CPU the rate of exponentials is measured
+    too; a GPU has units for them, which keep up with its memory. What torch cannot multiply there
+    is left out, and so is float8.
 
     >>> calibrate(seconds=0.01).matrix["float32"] > 1e6
     True
@@ -53,21 +68,28 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
         ) from error
     kind = "cuda" if place.type == "cuda" else "cpu"
     with _exact_float32():
-        rates = {name: _matrix_rate(dtype, place, kind, seconds) for name, dtype in _KINDS.items()}
+        products = {name: _products(dtype, place, kind, seconds) for name, dtype in _KINDS.items()}
         if kind == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
-            rates["tf32"] = _matrix_rate(torch.float32, place, kind, seconds)
-    known = {name: rate for name, rate in rates.items() if rate is not None}
+            products["tf32"] = _products(torch.float32, place, kind, seconds)
+    products = {name: rates for name, rates in products.items() if rates}
+    known = {name: max(rate for _, rate in rates) for name, rates in products.items()}
+    bandwidth = _bandwidth(place, _COPIED[kind], seconds)
+    cache, cached = _cache(place, bandwidth, seconds)
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     return Device(
         _name(place),
         known,
         {name: known[name] for name in ("float32", "float64") if name in known},
-        bandwidth=_bandwidth(place, kind, seconds),
+        bandwidth=bandwidth,
         memory=_memory(place),
         launch_us=_launch(place, seconds),
         source=f"measured by torchatlas: {versions if kind == 'cpu' else versions.split(',')[0]}",
         launch_source="measured: additions to one element, one after the other",
+        special=_special(place, seconds) if kind == "cpu" else None,
+        cache=cache,
+        cache_bandwidth=cached,
+        products=products,
     )
 
 
@@ -84,15 +106,22 @@ def _exact_float32() -> Iterator[None]:
 
 def _least(run: Callable[[], object], place: torch.device, seconds: float) -> float:
     """Return the seconds of the fastest run, after one that does not count."""
+    clock = _clock(place)
     run()
     _wait(place)
     best, begun = float("inf"), perf_counter()
-    while perf_counter() - begun < seconds:
-        start = perf_counter()
+    while best == float("inf") or perf_counter() - begun < seconds:
+        start = clock()
         run()
         _wait(place)
-        best = min(best, perf_counter() - start)
+        best = min(best, clock() - start)
     return best
+
+
+def _clock(place: torch.device) -> Callable[[], float]:
+    """Return what tells the time: of one thread the processor's, which no one else's work is in."""
+    one_thread = place.type != "cuda" and torch.get_num_threads() == 1
+    return process_time if one_thread else perf_counter
 
 
 def _wait(place: torch.device) -> None:
@@ -100,26 +129,62 @@ def _wait(place: torch.device) -> None:
         torch.cuda.synchronize(place)
 
 
-def _matrix_rate(
+def _products(
     dtype: torch.dtype, place: torch.device, kind: str, seconds: float
-) -> float | None:
-    best, each = 0.0, seconds / len(_SIZES[kind])
+) -> tuple[tuple[float, float], ...]:
+    """Return FLOP and FLOP/s of square products, smallest first; none where torch has none."""
+    found: list[tuple[float, float]] = []
+    each = seconds / len(_SIZES[kind])
     for n in _SIZES[kind]:
+        flops = 2.0 * n**3
+        # Several in a row, so that a GPU does not wait for the next.
+        repeats = max(1, round(_IN_A_ROW / flops)) if kind == "cuda" else 1
         try:
             matrix = torch.rand(n, n, device=place).to(dtype)
-            time = _least(lambda matrix=matrix: matrix @ matrix, place, each)  # type: ignore[misc]
+            time = _least(lambda m=matrix, r=repeats: _multiply(m, r), place, each)  # type: ignore[misc]
         except RuntimeError:  # not implemented for this data type, or not enough memory
             break
-        best = max(best, 2 * n**3 / time)
-        if 8 * time > each:  # what the next one would take
+        found.append((flops, flops * repeats / time))
+        if 8 * time / repeats > each:  # what the next one would take
             break
-    return best or None
+    return tuple(found)
 
 
-def _bandwidth(place: torch.device, kind: str, seconds: float) -> float:
-    given = torch.zeros(_COPIED[kind] // 4, device=place)
+def _multiply(matrix: torch.Tensor, repeats: int) -> None:
+    for _ in range(repeats):
+        matrix @ matrix
+
+
+def _bandwidth(place: torch.device, nbytes: int, seconds: float, repeats: int = 1) -> float:
+    """Return B/s, read and written, of copies of `nbytes`, so many one after the other."""
+    given = torch.zeros(nbytes // 4, device=place)
     into = torch.empty_like(given)
-    return 2 * _COPIED[kind] / _least(lambda: into.copy_(given), place, seconds)
+
+    def copy() -> None:
+        for _ in range(repeats):
+            into.copy_(given)
+
+    return 2 * nbytes * repeats / _least(copy, place, seconds)
+
+
+def _cache(
+    place: torch.device, bandwidth: float, seconds: float
+) -> tuple[int, float] | tuple[None, None]:
+    """Return the largest working set that is copied fast, and its bandwidth; None without one."""
+    for working_set in _WORKING_SETS:
+        # Several in a row, so that a GPU does not wait for the next.
+        repeats = max(1, _WORKING_SETS[0] // working_set)
+        found = _bandwidth(place, working_set // 2, seconds / len(_WORKING_SETS), repeats)
+        if found >= _CACHED * bandwidth:
+            return working_set, found
+    return None, None
+
+
+def _special(place: torch.device, seconds: float) -> float:
+    """Return exponentials a second."""
+    given = torch.rand(_SPECIALS, device=place)
+    into = torch.empty_like(given)
+    return _SPECIALS / _least(lambda: torch.exp(given, out=into), place, seconds)
 
 
 def _launch(place: torch.device, seconds: float) -> float:

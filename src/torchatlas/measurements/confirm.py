@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,10 @@ def bound_to_inputs(graph: ModelGraph, source: Source) -> ModelGraph:
     for key, value in source.placeholders.items():
         name, meta = source.ids.get(key, ""), value_meta(value)
         if meta is not None and name in graph and graph.nodes[name]["kind"] == "input":
-            _compare(name, graph.nodes[name]["outputs"], (meta,), sizes)
+            expected = graph.nodes[name]["outputs"]
+            if expected and expected[0] is not None:  # where its copy is going to lie
+                meta = dataclasses.replace(meta, device=expected[0].device)
+            _compare(name, expected, (meta,), sizes)
     declared = graph.graph.get("symbols", {})
     known = {str(name): n for name, n in sizes.known.items() if str(name) in declared}
     return bind(graph, **known) if known else graph.copy()
@@ -64,10 +68,12 @@ def confirm(graph: ModelGraph, source: Source) -> int:
     if failed is not None:
         name = source.ids.get(calls[-1]) if calls else None
         lines = str(failed).strip().splitlines()
+        short = isinstance(failed, torch.OutOfMemoryError)
         raise MeasurementError(
-            f"the op cannot be run: {type(failed).__name__}: {lines[0] if lines else ''}",
+            f"{'the op' if name else 'the graph'} cannot be run: "
+            f"{type(failed).__name__}: {lines[0] if lines else ''}",
             node=name,
-            hint="values may be needed that this one was captured without: pass an example",
+            hint=_HINT_MEMORY if short else _HINT_VALUES,
         ) from failed
     return confirmed
 
@@ -128,6 +134,11 @@ def _compare(name: str, expected: Outputs, real: Outputs, sizes: _Sizes) -> bool
     return not sizes.open
 
 
+_HINT_VALUES = "values may be needed that this one was captured without: pass an example"
+_HINT_MEMORY = (
+    "the check keeps what a backward pass would need, next to a copy of the weights: "
+    "capture a smaller example"
+)
 _HINT = "capture the model anew, on this example; if it is that one already, please report it"
 
 

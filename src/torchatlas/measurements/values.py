@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from ..errors import MeasurementError, UsageError
 from ..frontends import Source, torch_api
 from ..frontends.example import arguments
 from ..frontends.opaque import map_leaves, pack
-from ..frontends.replay import Copies
+from ..frontends.replay import Copies, Make, moved_memory, random_state, set_random_state
 from ..frontends.state import walk
 from ..frontends.surroundings import attributes_kept
 
@@ -26,14 +26,13 @@ _DRAWN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Give the generators of torch, Python and numpy back their state at the end."""
-    state, cuda, plain = torch.get_rng_state(), torch.cuda.get_rng_state_all(), random.getstate()
+    state, plain = random_state(), random.getstate()
     numpy = sys.modules.get("numpy.random")
     drawn = None if numpy is None else numpy.get_state()
     try:
         yield
     finally:
-        torch.set_rng_state(state)
-        torch.cuda.set_rng_state_all(cuda)
+        set_random_state(state)
         random.setstate(plain)
         if numpy is not None:
             numpy.set_state(drawn)
@@ -85,8 +84,8 @@ def _differ(one: Any, other: Any) -> bool:
     return type(one) is not type(other) or one != other
 
 
-def stand_ins() -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that makes a tensor with values for one that has none.
+def stand_ins() -> Make:
+    """Return a function that makes a tensor with values for one that has none, on a device.
 
     Matrices and images get small numbers from a generator of their own, vectors of floats ones,
     which are harmless as a scale or a variance, and integers zeros, which are harmless as an
@@ -94,19 +93,20 @@ def stand_ins() -> Callable[[torch.Tensor], torch.Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
 
-    def make(like: torch.Tensor) -> torch.Tensor:
+    def make(like: torch.Tensor, place: torch.device) -> torch.Tensor:
         if like.layout is not torch.strided:
             raise MeasurementError(
                 f"there are no made-up values for a tensor of layout {like.layout}",
                 hint="capture a model with weights, on an example with values",
             )
         reach = ((n - 1) * step for n, step in zip(like.size(), like.stride(), strict=True))
-        flat = torch.zeros(1 + sum(reach) if like.numel() else 0, dtype=like.dtype)
+        size = 1 + sum(reach) if like.numel() else 0
+        flat = torch.zeros(size, dtype=like.dtype, device="cpu")
         if like.dtype in _DRAWN and like.dim() > 1:
             flat.uniform_(-0.1, 0.1, generator=generator)
         elif like.dtype in _DRAWN:
             flat.fill_(1)
-        return flat.as_strided(like.size(), like.stride())
+        return flat.to(place).as_strided(like.size(), like.stride())
 
     return make
 
@@ -115,18 +115,21 @@ def stand_ins() -> Callable[[torch.Tensor], torch.Tensor]:
 def ready(source: Source, copies: Copies) -> Iterator[Callable[[], Any]]:
     """Yield a function that calls the model on the example, both on the tensors of `copies`.
 
-    Meanwhile the model holds copies of its parameters and buffers; at the end it has its own
-    ones back, and what was in its attributes.
+    Meanwhile the model holds copies of its parameters and buffers, which may lie on another
+    device; at the end it has its own ones back, and what was in its attributes. Tensors in
+    attributes that are no buffers stay where they are, as with `nn.Module.to`: a capture that
+    places the model has them there too.
     """
     model = source.model if source.model is not None else source.program.module()
     given = source.args if source.model is not None else source.program.example_inputs
     args, kwargs = map_leaves(lambda leaf: copies.copy("an input", leaf), given)
-    with _on_copies(model, copies), attributes_kept(model), torch.no_grad():
+    with on_copies(model, copies), attributes_kept(model), torch.no_grad():
         yield lambda: model(*args, **kwargs)
 
 
 @contextmanager
-def _on_copies(model: nn.Module, copies: Copies) -> Iterator[None]:
+def on_copies(model: nn.Module, copies: Copies) -> Iterator[None]:
+    """Let the model hold copies of its parameters and buffers inside the block."""
     made: dict[int, Any] = {}
 
     def copied(name: str, tensor: Any) -> Any:
@@ -157,15 +160,30 @@ def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return module._parameters, module._buffers
 
 
+class Restorable(Protocol):
+    """What a run changes, and can be set back before the next one."""
+
+    def __bool__(self) -> bool:
+        """Say whether there is anything."""
+
+    def set_back(self) -> None:
+        """Give everything the values that it had."""
+
+
 class Changed:
     """The inputs and buffers that a run of the program has written to, to be set back."""
 
     def __init__(self, source: Source, inputs: dict[str, Any]) -> None:
         """Compare the `inputs` of a program that has run with what they are copies of."""
-        self._pairs = [
+        changed = [
             (inputs[name].untyped_storage(), given.untyped_storage())
             for name, given in source.placeholders.items()
             if name in inputs and _was_changed(inputs[name], given)
+        ]
+        # From another device they would come slowly, and between samples.
+        self._pairs = [
+            (one, given if given.device == one.device else moved_memory(given, one.device))
+            for one, given in changed
         ]
 
     def __bool__(self) -> bool:
@@ -182,4 +200,4 @@ def _was_changed(copy: Any, given: Any) -> bool:
         return False
     if type(given) is not torch.Tensor or given.is_meta or given.layout is not torch.strided:
         return False  # made up, or of a kind whose memory nothing is known of
-    return not torch.equal(copy, given)
+    return not torch.equal(copy, given.to(copy.device))
