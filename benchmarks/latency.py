@@ -7,10 +7,16 @@ what the latencies of the nodes add up to, and `residual` what the whole takes b
 `profiler` is what the operators that the model calls add up to in torch.profiler, which watches
 and so slows them.
 
+With `--device cuda` the models are large enough to keep a GPU busy: resnet50 and
+mobilenet_v3_large with 64 images, BERT with 16 texts, and the prefill of a Llama of 1.2 billion
+parameters in bfloat16. `ops` are the kernels then, and `memory` is the peak that the graph
+predicts over the measured one.
+
 On a machine that does other things too only one thread gives figures that can be compared: two
 wait for each other, and for whoever else has a processor.
 
     python benchmarks/latency.py --markdown benchmarks/results/latency.md
+    python benchmarks/latency.py --device cuda --markdown benchmarks/results/latency_cuda.md
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from operator import truediv
 from pathlib import Path
 from typing import Any
@@ -40,23 +47,42 @@ import torchatlas as ta
 LIMIT = 0.03
 
 
-def _vision(name: str) -> tuple[nn.Module, Any]:
+def _vision(name: str, batch: int) -> tuple[nn.Module, Any]:
     from torchvision import models
 
-    return models.get_model(name), torch.randn(1, 3, 224, 224)
+    return models.get_model(name), torch.randn(batch, 3, 224, 224)
 
 
-def _bert() -> tuple[nn.Module, Any]:
+def _bert(batch: int, length: int) -> tuple[nn.Module, Any]:
     import transformers
 
     model = transformers.BertModel(transformers.BertConfig())
-    return model, torch.randint(0, 30000, (1, 128))
+    return model, torch.randint(0, 30000, (batch, length))
 
 
-MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
-    "resnet50": lambda: _vision("resnet50"),
-    "mobilenet_v3_large": lambda: _vision("mobilenet_v3_large"),
-    "bert": _bert,
+def _llama(length: int) -> tuple[nn.Module, Any]:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, use_cache=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    return model, torch.randint(0, 128256, (1, length))
+
+
+MODELS: dict[str, dict[str, Callable[[], tuple[nn.Module, Any]]]] = {
+    "cpu": {
+        "resnet50": lambda: _vision("resnet50", 1),
+        "mobilenet_v3_large": lambda: _vision("mobilenet_v3_large", 1),
+        "bert": lambda: _bert(1, 128),
+    },
+    "cuda": {
+        "resnet50": lambda: _vision("resnet50", 64),
+        "mobilenet_v3_large": lambda: _vision("mobilenet_v3_large", 64),
+        "bert": lambda: _bert(16, 512),
+        "llama-1b": lambda: _llama(2048),
+    },
 }
 
 
@@ -73,6 +99,7 @@ class Row:
     profiler: list[float] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    memory: float | None = None
 
     def ms(self, key: str) -> float:
         """Return the median of the rounds."""
@@ -90,18 +117,24 @@ class Row:
         return statistics.median(1 - ops / ours for ours, ops in whole)
 
 
-def profiled(model: nn.Module, example: Any, runs: int) -> float:
-    """Return the milliseconds of a run that torch.profiler attributes to operators."""
-    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as found:
+def profiled(model: nn.Module, example: Any, runs: int, device: str) -> float:
+    """Return the milliseconds of a run that torch.profiler attributes to operators, or kernels."""
+    on_gpu = device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.no_grad(), profile(activities=activities) as found:
         for _ in range(runs):
             model(example)
-    return sum(event.self_cpu_time_total for event in found.key_averages()) / runs / 1e3
+        if on_gpu:
+            torch.cuda.synchronize()
+    kind = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    return sum(getattr(event, kind) for event in found.key_averages()) / runs / 1e3
 
 
-def compare(name: str, rounds: int, seconds: float) -> Row:
+def compare(name: str, rounds: int, seconds: float, device: str) -> Row:
     """Measure one model by all three, in turn, for `seconds` each time."""
     torch.manual_seed(0)
-    model, example = MODELS[name]()
+    with torch.device(device):
+        model, example = MODELS[device][name]()
     model.eval()
     graph, row = ta.capture(model, example), Row(name)
     threads = torch.get_num_threads()
@@ -110,7 +143,8 @@ def compare(name: str, rounds: int, seconds: float) -> Row:
     steps = max(5, round(seconds / timer.timeit(3).mean))
     for _ in range(rounds):
         began = time.perf_counter()
-        timed = ta.measure(graph, steps=steps).graph
+        found = ta.measure(graph, device=device, steps=steps, strict=False)
+        timed = found.graph
         row.seconds.append(time.perf_counter() - began)
         whole, row.confirmed = timed["measured"], timed["confirmed"]
         row.device = whole.device_name
@@ -118,7 +152,9 @@ def compare(name: str, rounds: int, seconds: float) -> Row:
         row.ops.append(whole.sum_us / 1e3)
         row.spread.append(whole.iqr_us / whole.median_us)
         row.theirs.append(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
-        row.profiler.append(profiled(model, example, steps))
+        row.profiler.append(profiled(model, example, steps, device))
+        peak, predicted = whole.peak_bytes, ta.totals(found).peak_bytes
+        row.memory = predicted / peak if peak and predicted else None
     return row
 
 
@@ -128,16 +164,18 @@ def markdown(rows: list[Row], rounds: int) -> str:
         "# Latency: torchatlas beside torch.utils.benchmark and torch.profiler",
         "",
         f"torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{rows[0].device}, {torch.get_num_threads()} of {os.cpu_count()} threads; milliseconds, "
-        f"medians of {rounds} rounds. What each column is stands in `benchmarks/latency.py`.",
+        f"{rows[0].device}, {torch.get_num_threads()} of {os.cpu_count()} threads, {date.today()}; "
+        f"milliseconds, medians of {rounds} rounds. What each column is stands in "
+        "`benchmarks/latency.py`.",
         "",
         "| model | torchatlas | benchmark | ratio | IQR | ops | residual | profiler "
-        "| ops confirmed | seconds to measure |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| ops confirmed | seconds to measure | memory |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(
             f"| {r.model} | {r.ms('ours'):.2f} | {r.ms('theirs'):.2f} | {r.ratio:.3f} "
             f"| {r.ms('spread'):.1%} | {r.ms('ops'):.2f} | {r.residual:+.1%} "
-            f"| {r.ms('profiler'):.2f} | {r.confirmed} | {r.ms('seconds'):.1f} |"
+            f"| {r.ms('profiler'):.2f} | {r.confirmed} | {r.ms('seconds'):.1f} "
+            f"| {'' if r.memory is None else f'{r.memory:.3f}'} |"
             for r in rows
         ),
         "",
@@ -147,7 +185,8 @@ def markdown(rows: list[Row], rounds: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--device", choices=list(MODELS), default="cpu")
+    parser.add_argument("--models", nargs="*", help="only these; by default all of the device")
     parser.add_argument("--rounds", type=int, default=15, help="turns that each of the three takes")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
@@ -156,8 +195,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     rows = []
-    for name in options.models:
-        rows.append(compare(name, options.rounds, options.seconds))
+    for name in options.models or MODELS[options.device]:
+        rows.append(compare(name, options.rounds, options.seconds, options.device))
         print(f"{name:20} ratio {rows[-1].ratio:.3f}", flush=True)
     page = markdown(rows, options.rounds)
     if options.markdown:

@@ -48,10 +48,6 @@ for wanted in "$@"; do
             step calibrate python -m torchatlas.cli calibrate --device cuda --out "$out/limits.json"
             ;;
         latency)
-            if ! python benchmarks/latency.py --help | grep -q -- --device; then
-                echo "== latency.py measures on a CPU only: left out" >&2
-                continue
-            fi
             step latency_cuda python benchmarks/latency.py --device cuda \
                 --markdown "$out/latency_cuda.md"
             ;;

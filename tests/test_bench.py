@@ -539,7 +539,7 @@ def test_a_gpu_is_captured_for_and_measured_on(monkeypatch):
     plan = Plan(device="cuda:1", dtype="bfloat16", compare=("compile",), steps=20, cache="cold")
     found, timed = bench_module(model, x, plan)
     assert asked.pop("device") == "cuda:1" and asked.pop("compare") == ("compile",)
-    assert asked == {"steps": 20, "warmup": 3, "cache": "cold"}
+    assert asked == {"steps": 20, "warmup": 3, "cache": "cold", "strict": False}
     assert {node["outputs"][0].device for _, node in op_nodes(timed)} == {"cuda:1"}
     assert model.weight.device.type == "cpu"  # the copy goes there when it is measured
     assert found.limits.device == "A100 SXM 80GB" and found.dtype == "bfloat16"
@@ -555,3 +555,14 @@ def test_a_run_on_a_gpu(mode):
     found, _ = bench_module(model, torch.randn(256, 1024), plan)
     assert found.device == "cuda:0" and found.launches >= 3 and found.peak_bytes > 0
     assert found.nodes[0].kernels and sum(node.share for node in found.nodes) <= 1 + 1e-9
+
+
+def test_a_graph_that_the_device_contradicts_is_benchmarked_and_noted():
+    graph = stack()
+    name = "head/1/relu"
+    (said,) = graph.nodes[name]["outputs"]
+    graph.nodes[name]["outputs"] = (dataclasses.replace(said, shape=(6, 5)),)
+    found, timed = benchmark(graph, steps=2)
+    assert timed.graph["contradicted"] == (name,)
+    assert any(note.startswith(f"Of {name} the graph has another shape") for note in found.notes)
+    assert found.eager.median_us > 0

@@ -446,6 +446,10 @@ class GraphAttrs(TypedDict, total=False):
     confirmed: Annotated[
         int, Field("ops of which a run on a device confirmed all tensors", "measurements")
     ]
+    contradicted: Annotated[
+        tuple[str, ...],
+        Field("ops that made other tensors there than the graph says", "measurements"),
+    ]
     measured: Annotated[
         Measured, Field("time of the whole model on a device, and how it was taken", "measurements")
     ]

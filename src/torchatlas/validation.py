@@ -120,9 +120,10 @@ def check_graph(attrs: Mapping[str, Any]) -> None:
     Also for what measurements say of the whole.
     """
     whole, confirmed = attrs.get("measured"), attrs.get("confirmed", 0)
-    if not isinstance(whole, Measured | None) or not _is_index(confirmed):
+    known = isinstance(whole, Measured | None) and _is_index(confirmed)
+    if not known or not _all(str)(attrs.get("contradicted", ())):
         raise GraphError(
-            "'measured' or 'confirmed' does not fit the schema",
+            "'measured', 'confirmed' or 'contradicted' does not fit the schema",
             hint="see torchatlas.schema.GraphAttrs",
         )
     special, decisions = attrs.get("specialised", False), attrs.get("decisions", ())

@@ -75,6 +75,34 @@ def test_a_planted_annotation_is_named(changes, said, captured):
     assert caught.value.node == "norm/batch_norm"
 
 
+def test_without_strict_differences_are_a_warning_and_kept(captured, tmp_path):
+    wrong = planted(captured("tiny"), "norm/batch_norm", shape=(2, 4, 8, 9))
+    wrong = planted(wrong, "relu/relu", dtype="float16")
+    with pytest.warns(
+        UserWarning, match=r"another shape [^\n]*\n.*norm/batch_norm[^\n]*\n.* 1 more"
+    ):
+        graph = ta.measure(wrong, steps=1, strict=False)
+    assert graph.graph["contradicted"] == ("norm/batch_norm", "relu/relu")
+    assert graph.graph["confirmed"] == number_of_ops(graph) - 2
+    assert graph.nodes["relu/relu"]["latency_us"] > 0
+    ta.validate(graph)
+    graph.export(tmp_path / "graph.json")
+    assert ta.load(tmp_path / "graph.json").graph["contradicted"] == graph.graph["contradicted"]
+
+
+def test_the_workspace_of_a_recurrent_layer_is_the_librarys_own():
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 8)
+
+        def forward(self, x):
+            return self.lstm(x)[0].sum()
+
+    graph = ta.capture(Last(), torch.randn(3, 2, 4), mode="training")
+    assert checked(graph).graph["confirmed"] == number_of_ops(graph)
+
+
 def test_a_planted_device_is_named(captured):
     wrong = planted(captured("tiny"), "norm/batch_norm", device="cuda:1")
     with pytest.raises(MeasurementError, match="cpu in place of cuda:1") as caught:

@@ -17,6 +17,7 @@ from ..errors import GraphError
 from ..graph import ModelGraph, in_order, op_nodes, require
 from ..memory import LOOPS
 from ..schema import SCALARS, Bound, Dim, TensorMeta
+from .shapes import shape_of
 from .subgraphs import BRANCHES, ONCE, PER_SCORE
 
 NEEDED = ("flops", "flops_other", "int_ops", "bytes_read", "bytes_written")
@@ -138,14 +139,10 @@ def compute_seconds(
 ) -> float | None:
     """Return how long an op computes at the device's rates; None where that is not known.
 
-    If `sized`, contractions run at the rate of their size, where that was measured.
+    If `sized`, contractions run at the rate of their shape and size, where that was measured.
     """
     dtype = contraction_dtype(node)
-    depthwise = _is_depthwise(node)
-    size = None if node["flops"] is None or not sized else float(node["flops"])
-    rate = (
-        device.vector_rate(dtype) if depthwise else device.matrix_rate(dtype, tf32=tf32, flops=size)
-    )
+    rate = _contraction_rate(node, dtype, device, tf32, sized)
     whole = dtype if dtype.startswith(("int", "uint", "qint", "quint")) else "int8"
     parts = (
         (node["flops"], rate),
@@ -171,12 +168,18 @@ def _seconds(parts: Iterable[tuple[Dim | None, float | None]]) -> float | None:
     return total
 
 
-def _is_depthwise(node: Mapping[str, Any]) -> bool:
-    """Say whether an op is a convolution of each channel by itself."""
-    weight = node["args"].get("weight")
-    groups = node["args"].get("groups", 1)
-    grouped = isinstance(groups, int) and groups > 1 and isinstance(weight, TensorMeta)
-    return grouped and len(weight.shape) > 2 and weight.shape[1] == 1
+def _contraction_rate(
+    node: Mapping[str, Any], dtype: str, device: Device, tf32: bool, sized: bool
+) -> float | None:
+    flops = float(node["flops"]) if sized and node["flops"] is not None else None
+    shape = shape_of(node)
+    if flops and shape is not None:
+        measured = device.shape_rate(dtype, *shape, flops, tf32=tf32)
+        if measured is not None:
+            return measured
+    if shape is not None and shape.kind == "depthwise":
+        return device.vector_rate(dtype)
+    return device.matrix_rate(dtype, tf32=tf32, flops=flops)
 
 
 _SPECIAL = frozenset(

@@ -69,8 +69,19 @@ def describe(
         modules=top_modules(graph, top),
         unstable=len(measured.unstable),
         phases=_phases(graph),
-        notes=tuple(notes),
+        notes=(*notes, *_contradictions(graph)),
     )
+
+
+def _contradictions(graph: ModelGraph) -> Iterator[str]:
+    """Yield which ops make other tensors than the graph says."""
+    names: tuple[str, ...] = graph.graph.get("contradicted", ())
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield (
+            f"Of {names[0]}{more} the graph has another shape, type or stride than the device "
+            "makes, and so other bytes."
+        )
 
 
 def _number(value: Dim | None) -> int | None:

@@ -7,8 +7,8 @@ your own, and `load` a file of measured ones.
 """
 
 from .files import load, save
-from .limits import RATES, Device
+from .limits import RATES, SHAPES, Device
 from .lookup import find, resolve
 from .table import DEVICES
 
-__all__ = ["DEVICES", "RATES", "Device", "find", "load", "resolve", "save"]
+__all__ = ["DEVICES", "RATES", "SHAPES", "Device", "find", "load", "resolve", "save"]

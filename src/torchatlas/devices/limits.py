@@ -10,6 +10,9 @@ from typing import Any
 
 from ..errors import UsageError
 
+SHAPES = ("product", "spatial", "pointwise", "depthwise")
+"""The classes of contractions that `Device.by_shape` may know, which are other kernels."""
+
 RATES = ("float64", "float32", "tf32", "float16", "bfloat16", "float8", "int8")
 """The kinds of arithmetic that `Device.matrix` may know."""
 
@@ -25,11 +28,12 @@ class Device:
     of one kernel to that of the next, and `launch_source` says where the number is from. `names`
     are what drivers call the device.
 
-    Four more are known of a device that was measured, not of one in the table: `special`, how
-    many exponentials and the like it does in a second where that is slower than arithmetic;
-    `cache`, the bytes that are read again at `cache_bandwidth` in B/s if they are read soon; and
-    `products`, by the kinds of `matrix`, pairs of how many FLOP a product has and at what rate it
-    ran: a small one does not fill the device.
+    More is known of a device that was measured, not of one in the table: `special`, how many
+    exponentials and the like it does in a second where that is slower than arithmetic; `cache`,
+    the bytes that are read again at `cache_bandwidth` in B/s if they are read soon; `products`, by
+    the kinds of `matrix`, pairs of how many FLOP a square product has and at what rate it ran: a
+    small one does not fill the device; and `by_shape`, by one of `SHAPES` and the kinds of
+    `matrix`, triples of a width, FLOP and a rate (see `shape_rate`).
 
     >>> mine = Device("mine", {"float32": 2e12}, {"float32": 2e12}, bandwidth=1e11)
     >>> mine.matrix_rate("float32"), mine.matrix_rate("float8_e4m3fn")
@@ -54,6 +58,9 @@ class Device:
     products: Mapping[str, tuple[tuple[float, float], ...]] = field(
         default_factory=dict, hash=False
     )
+    by_shape: Mapping[str, Mapping[str, tuple[tuple[float, float, float], ...]]] = field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         # Copies of its own, so that nobody changes them behind its back.
@@ -61,7 +68,18 @@ class Device:
         object.__setattr__(self, "vector", dict(self.vector))
         products = {kind: tuple(sorted(map(tuple, rates))) for kind, rates in self.products.items()}
         object.__setattr__(self, "products", products)
-        for key in (*self.matrix, *self.vector, *products):
+        shapes = {
+            shape: {kind: tuple(sorted(map(tuple, rates))) for kind, rates in known.items()}
+            for shape, known in self.by_shape.items()
+        }
+        object.__setattr__(self, "by_shape", shapes)
+        if wrong_shapes := shapes.keys() - set(SHAPES):
+            raise UsageError(
+                f"the device {self.name!r} has rates for {min(wrong_shapes)!r}, which is no shape",
+                hint=f"the shapes are {', '.join(SHAPES)}",
+            )
+        kinds = (kind for known in shapes.values() for kind in known)
+        for key in (*self.matrix, *self.vector, *products, *kinds):
             if key not in RATES:
                 raise UsageError(
                     f"the device {self.name!r} has a rate for {key!r}, which is no kind",
@@ -70,6 +88,12 @@ class Device:
         numbers = {f"matrix[{key!r}]": rate for key, rate in self.matrix.items()}
         numbers.update((f"vector[{key!r}]", rate) for key, rate in self.vector.items())
         numbers.update((f"products[{key!r}]", n) for key in products for n in _flat(products[key]))
+        numbers.update(
+            (f"by_shape[{shape!r}][{kind!r}]", n)
+            for shape, known in shapes.items()
+            for kind, rates in known.items()
+            for n in _flat(rates)
+        )
         numbers["bandwidth"] = self.bandwidth
         for key in ("memory", "special", "cache", "cache_bandwidth"):
             if getattr(self, key) is not None:
@@ -106,11 +130,35 @@ class Device:
         if dtype in _COMPLEX:
             real = self.matrix.get(_COMPLEX[dtype])
             return None if real is None else real / 4
-        kind = _kind(dtype)
-        if kind == "float32" and tf32 and "tf32" in self.matrix:
-            kind = "tf32"
+        kind = self._kind(dtype, tf32)
         measured = self.products.get(kind, ())
         return _between(measured, flops) if flops and measured else self.matrix.get(kind)
+
+    def shape_rate(
+        self, dtype: str, shape: str, width: float, flops: float, *, tf32: bool = False
+    ) -> float | None:
+        """Return the rate of a contraction of the class `shape`; None where none was measured.
+
+        `width` says how thin it is: the least of the three sizes of a ``product``; the channels of
+        a convolution, ``pointwise`` (one tap) or ``spatial`` (more); the taps of a ``depthwise``
+        one. The rate is between those of the next widths that were measured, each at `flops`.
+
+        >>> rates = {"pointwise": {"float32": ((16, 1e6, 1e9), (64, 1e6, 2e9), (64, 1e8, 8e9))}}
+        >>> mine = Device("mine", {}, {}, 1e9, by_shape=rates)
+        >>> [round(mine.shape_rate("float32", "pointwise", w, 1e7) / 1e9, 3) for w in (8, 32, 64)]
+        [1.0, 2.0, 4.0]
+        """
+        points = self.by_shape.get(shape, {}).get(self._kind(dtype, tf32), ())
+        if not points:
+            return None
+        widths: dict[float, list[tuple[float, float]]] = {}
+        for wide, size, rate in points:
+            widths.setdefault(wide, []).append((size, rate))
+        return _between([(wide, _between(row, flops)) for wide, row in widths.items()], width)
+
+    def _kind(self, dtype: str, tf32: bool) -> str:
+        kind = _kind(dtype)
+        return "tf32" if kind == "float32" and tf32 and "tf32" in self.matrix else kind
 
     def vector_rate(self, dtype: str) -> float | None:
         """Return the rate of operations outside contractions in FLOP/s; None if not known.
@@ -140,17 +188,17 @@ def _kind(dtype: str) -> str:
     return "int8" if dtype in ("int8", "uint8", "qint8", "quint8") else dtype
 
 
-def _between(points: Sequence[tuple[float, float]], flops: float) -> float:
-    """Return the rate at `flops`: a line between the logarithms of points, which are in order.
+def _between(points: Sequence[tuple[float, float]], size: float) -> float:
+    """Return the rate at `size`: a line between the logarithms of points, which are in order.
 
-    >>> [round(_between([(1e6, 1e9), (1e8, 1e10)], flops)) for flops in (1.0, 1e7, 1e12)]
+    >>> [round(_between([(1e6, 1e9), (1e8, 1e10)], size)) for size in (1.0, 1e7, 1e12)]
     [1000000000, 3162277660, 10000000000]
     """
-    after = bisect.bisect_left(points, (flops, 0.0))
+    after = bisect.bisect_left(points, (size, 0.0))
     if after in (0, len(points)):
         return points[min(after, len(points) - 1)][1]
     (low, slow), (high, fast) = points[after - 1 : after + 1]
-    part = math.log(flops / low) / math.log(high / low)
+    part = math.log(size / low) / math.log(high / low)
     return float(slow * (fast / slow) ** part)
 
 

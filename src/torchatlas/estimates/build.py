@@ -161,6 +161,12 @@ def _by_module(graph: ModelGraph, steps: Sequence[Step]) -> dict[str, float]:
 def _assumptions(device: Device, dtype: Any, tf32: bool, fuse: bool) -> Iterator[str]:
     if device.products:
         yield "a product runs as fast as a square one with as many operations, which was measured"
+    if device.by_shape:
+        yield (
+            f"or, where its shape was measured ({', '.join(device.by_shape)}), as one that is as "
+            "thin and has as many operations"
+        )
+    if device.products or device.by_shape:
         yield "other kernels reach the device's rates; real ones reach a part of them"
     else:
         yield "every kernel reaches the device's peak rates; real ones reach a part of them"

@@ -186,6 +186,7 @@ class Header(Struct, forbid_unknown_fields=True, omit_defaults=True):
     torch: str | UnsetType = UNSET
     roofline_device: str | UnsetType = UNSET
     confirmed: Number | UnsetType = UNSET
+    contradicted: list[str] | UnsetType = UNSET
     measured: Measured | UnsetType = UNSET
     symbols: dict[str, Symbol] | UnsetType = UNSET
     constraints: Annotated[

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..errors import UsageError
+from ..errors import MeasurementError, UsageError
 from ..graph import ModelGraph, op_nodes
 from ..schema import Way
 
@@ -25,6 +26,7 @@ def measure(
     warmup: int = 3,
     cache: Literal["warm", "cold"] = "warm",
     compare: Sequence[Way] = (),
+    strict: bool = True,
 ) -> ModelGraph:
     """Run `graph` again on `device`, check its tensors, and return a copy with latencies.
 
@@ -41,10 +43,12 @@ def measure(
     profiler sees it launch. Ops get the keys ``latency_us`` and ``latency_iqr_us``, on a GPU
     ``kernels``, ``launches`` and ``peak_bytes`` as well; and the graph gets ``measured``: a
     `torchatlas.schema.Measured`, whose residual is what the whole takes beyond the sum of the ops.
-    There are `warmup` runs first; then `steps` runs of each kind, or by default as many as make
-    the median certain to 1 %, for three seconds at the most. With ``steps=0`` nothing is timed.
-    With ``cache="cold"`` other data fills the caches before each sample and each op; `compare`
-    names other ways in which the whole model is timed too.
+    There are `warmup` runs first; then `steps` runs of each kind, or by default as many as make the
+    median certain to 1 %, for three seconds at the most. With ``steps=0`` nothing is timed. Without
+    `strict` an op that makes another tensor than the graph says is no error, but a warning and a
+    name in the graph's key ``contradicted``. With ``cache="cold"`` other data fills the caches
+    before each sample and each op; `compare` names other ways in which the whole model is timed
+    too.
 
     The model, the example and torch's random numbers are left as they are.
 
@@ -73,10 +77,25 @@ def measure(
         source = replaced(source, example)
         measured = bound_to_inputs(graph, source)
         with on.current():
-            measured.graph["confirmed"] = confirm(measured, source)
+            confirmed, differences = confirm(measured, source)
+        _judge(differences, strict)
+        measured.graph["confirmed"] = confirmed
+        if differences:
+            measured.graph["contradicted"] = tuple(differences)
         if steps != 0:
             add_latency(measured, source, steps, warmup, on=on, cache=cache, compare=compare)
     return measured
+
+
+def _judge(differences: Mapping[str, MeasurementError], strict: bool) -> None:
+    """Raise the first of the differences if `strict`, else warn of them."""
+    for first in differences.values():
+        if strict:
+            raise first
+        others = len(differences) - 1
+        more = f"\n  and {others} more, in the graph's key 'contradicted'" if others else ""
+        warnings.warn(f"{first.problem}\n  at node {first.node!r}{more}", stacklevel=3)
+        break
 
 
 def _source(graph: ModelGraph) -> Source:
