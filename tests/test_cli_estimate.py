@@ -86,8 +86,8 @@ def test_several_devices_are_rows_of_a_table(run, net):
     assert status == 0
     title, head, *rows = said.splitlines()
     assert title == "Net (batch=8192, float16)"
-    assert head.split()[:4] == ["device", "time", "per", "second"]
-    assert head.split()[4:] == ["unfused", "memory", "of", "fits", "bound"]
+    assert head.split()[:4] == ["device", "time", "samples/s", "unfused"]
+    assert head.split()[4:] == ["memory", "of", "fits", "bound"]
     assert [row.split("  ")[0] for row in rows[:3]] == ["H200", "A100 SXM 80GB", "T4"]
     assert "506 µs" in rows[1] and "85.9 GB  yes" in rows[1]
     assert "- products of float32 run in float32" in said

@@ -26,7 +26,7 @@ from torchatlas.graph import build, in_order
 from torchatlas.memory import PURPOSES, lifetimes, timeline
 from torchatlas.modules import module_tree
 from torchatlas.records import OpRecord, Value
-from torchatlas.schema import Decision, TensorMeta
+from torchatlas.schema import Decision, Measured, TensorMeta, Timing
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -243,6 +243,21 @@ def test_measured_keys_are_passed_on(captured):
     assert column(data, "latency_us")[at] == 12.5 and data["fields"]["latency_us"]["unit"] == "µs"
     assert column(data, "statistics")[at] == {"mean": 0.5} and column(data, "when")[at] == [1, "a"]
     assert column(data, "latency_us")[at + 1] is False
+
+
+def test_measured_times_stand_beside_the_totals(captured):
+    graph = captured("tiny").copy()
+    graph.graph["measured"] = Measured(
+        "cuda:0", "<b>GPU", 1500.0, 400.0, 1600.0, 100.0, 20, 20, peak_bytes=3_000_000,
+        others=(Timing("compile", 750.0, 1.0, 760.0, 20, note="2 graphs"),
+                Timing("cuda-graph", None, error="it does not")),
+    )  # fmt: skip
+    page = html_report.render(graph).decode()
+    assert "&lt;b&gt;GPU" in page and "<b>GPU" not in page
+    text = " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    assert "Measured 1.5 ms on <b>GPU, IQR 400 µs, unstable" in text
+    assert "Compiled 750 µs 2 graphs Measured peak 3 MB allocated" in text
+    assert "CUDA graph" not in text.partition("Graph Modules")[0]
 
 
 # -- safety ------------------------------------------------------------------------------------

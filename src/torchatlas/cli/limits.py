@@ -45,7 +45,8 @@ def estimate_table(found: Sequence[Estimate]) -> Summary:
     """Return estimates of one model as rows, a device each, with what they assume below."""
     from ..text import Summary, duration, number
 
-    head = ("device",), ("time", "per second", "unfused", "memory", "of"), ("fits", "bound")
+    rate = "samples/s" if found and "batch" in found[0].sizes else "runs/s"
+    head = ("device",), ("time", rate, "unfused", "memory", "of"), ("fits", "bound")
     table = _table(*head)
     for one in found:
         total = sum(one.bounds.values())

@@ -63,7 +63,7 @@ def render(graph: ModelGraph, *, include_source: bool = False) -> bytes:
         policy=_policy(_digest(script), plotly_hash, style),
         graph=graph.graph,
         subtitle=subtitle,
-        cards=cards(found),
+        cards=cards(graph, found),
         notes=notes(graph, found, include_source=include_source),
         columns=COLUMNS,
         modules=lines,

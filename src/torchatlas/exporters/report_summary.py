@@ -10,9 +10,9 @@ from typing import Any
 from ..graph import ModelGraph
 from ..modules import Row
 from ..names import clean, path_to_id
-from ..schema import Dim
+from ..schema import Dim, Measured
 from ..sums import Totals, totals
-from ..text import number
+from ..text import duration, number
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _LONGEST = 400
@@ -56,8 +56,8 @@ class ModuleLine:
 # -- totals ----------------------------------------------------------------------------------
 
 
-def cards(found: Totals) -> list[Card]:
-    """Return the totals of a graph, the most asked for first."""
+def cards(graph: ModelGraph, found: Totals) -> list[Card]:
+    """Return the totals of a graph, the most asked for first; times come last."""
     moved = found.bytes_read + found.bytes_written
     shown = [
         _card("Parameters", found.params, "", number(found.param_bytes, "B")),
@@ -73,7 +73,28 @@ def cards(found: Totals) -> list[Card]:
     if found.peak is not None:
         at = f"at {found.peak.node}" if found.peak.node else "depends on the sizes"
         shown.append(_card("Peak memory", found.peak.nbytes, "B", at))
+    if found.roofline_us is not None:
+        shown.append(Card("At the roofline", duration(found.roofline_us), f"on {_limits(graph)}"))
+    measured = graph.graph.get("measured")
+    if measured is not None:
+        shown += _measured_cards(measured)
     return shown
+
+
+def _limits(graph: ModelGraph) -> str:
+    return clean(str(graph.graph.get("roofline_device", "a device")))
+
+
+def _measured_cards(measured: Measured) -> Iterator[Card]:
+    unstable = "" if measured.stable else ", unstable"
+    how = f"on {clean(measured.device_name)}, IQR {duration(measured.iqr_us)}{unstable}"
+    yield Card("Measured", duration(measured.median_us), how)
+    for other in measured.others:
+        label = {"compile": "Compiled", "cuda-graph": "CUDA graph"}[other.way]
+        if other.median_us is not None:
+            yield Card(label, duration(other.median_us), clean(other.note))
+    if measured.peak_bytes is not None:
+        yield Card("Measured peak", number(measured.peak_bytes, "B"), "allocated in one run")
 
 
 def _card(label: str, value: Dim, unit: str, detail: str) -> Card:

@@ -1,10 +1,10 @@
-"""What this machine's device can do, measured: matrix rates, copy bandwidth, launch overhead."""
+"""What this machine's device can do, measured: rates, copy bandwidth, launch overhead."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
@@ -13,6 +13,7 @@ import torch
 
 from ..devices import Device
 from ..errors import UsageError
+from .shapes import WIDE, Points, rates_by_shape
 
 _KINDS = {
     "float64": torch.float64,
@@ -20,6 +21,9 @@ _KINDS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_SHAPED = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "float16", "bfloat16")}
+"""The kinds whose thin products and convolutions are measured: those that models run in."""
+
 _SIZES = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
 """Rows of the square matrices; none that takes too long is tried."""
 
@@ -45,9 +49,11 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
     """Measure the device that torch calls `device`; every figure takes about `seconds`.
 
     A rate is that of the fastest of several sizes of square matrix products of random numbers,
-    2n³ FLOP each, and all of them are kept as `products`; the bandwidth that of copying a tensor
-    from one place in memory to another, read and written; the launch overhead that of adding to
-    one element, one after the other. The rate outside contractions is taken to be that of float32
+    2n³ FLOP each, and all of them are kept as `products`. Products of few rows and convolutions,
+    pointwise, spatial and depthwise, are measured for a few widths and sizes in the data types
+    that models run in, and kept as `by_shape`. The bandwidth is that of copying a tensor from one
+    place in memory to another, read and written; the launch overhead that of adding to one
+    element, one after the other. The rate outside contractions is taken to be that of float32
     products, which run on the same units where TF32 is off. The cache is the largest working set
     that copies at 1.5 times the memory's bandwidth. On a CPU the rate of exponentials is measured
     too; a GPU has units for them, which keep up with its memory. What torch cannot multiply there
@@ -69,9 +75,11 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
     kind = "cuda" if place.type == "cuda" else "cpu"
     with _exact_float32():
         products = {name: _products(dtype, place, kind, seconds) for name, dtype in _KINDS.items()}
+        shapes = {name: _shapes(name, place, seconds) for name in _SHAPED[kind] if products[name]}
         if kind == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             products["tf32"] = _products(torch.float32, place, kind, seconds)
+            shapes["tf32"] = _shapes("float32", place, seconds)
     products = {name: rates for name, rates in products.items() if rates}
     known = {name: max(rate for _, rate in rates) for name, rates in products.items()}
     bandwidth = _bandwidth(place, _COPIED[kind], seconds)
@@ -90,18 +98,20 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
         cache=cache,
         cache_bandwidth=cached,
         products=products,
+        by_shape=_by_class(shapes, products),
     )
 
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Let no float32 product run as TF32 meanwhile, unless the block asks for it."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Let no float32 product or convolution run as TF32 meanwhile, unless the block asks for it."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        products.allow_tf32, convolutions.allow_tf32 = allowed
 
 
 def _least(run: Callable[[], object], place: torch.device, seconds: float) -> float:
@@ -153,6 +163,27 @@ def _products(
 def _multiply(matrix: torch.Tensor, repeats: int) -> None:
     for _ in range(repeats):
         matrix @ matrix
+
+
+def _shapes(name: str, place: torch.device, seconds: float) -> dict[str, Points]:
+    return rates_by_shape(_KINDS[name], place, seconds, lambda run, each: _least(run, place, each))
+
+
+def _by_class(
+    shapes: Mapping[str, Mapping[str, Points]],
+    products: Mapping[str, tuple[tuple[float, float], ...]],
+) -> dict[str, dict[str, Points]]:
+    """Return rates by class and then by kind.
+
+    The square products stand for all that are `WIDE`, whatever their own size: what limits those
+    is how much there is to do, not how thin they are.
+    """
+    found: dict[str, dict[str, Points]] = {}
+    for kind, classes in shapes.items():
+        for name, points in classes.items():
+            wide = [(WIDE, *pair) for pair in products[kind]] if name == "product" else ()
+            found.setdefault(name, {})[kind] = (*points, *wide)
+    return found
 
 
 def _bandwidth(place: torch.device, nbytes: int, seconds: float, repeats: int = 1) -> float:
