@@ -5,7 +5,10 @@ does weighs on all of them alike; a figure is the median of the rounds. `ratio` 
 by `torchatlas.measure` over the whole model by torch.utils.benchmark, on as many threads. `ops` is
 what the latencies of the nodes add up to, and `residual` what the whole takes beyond that;
 `profiler` is what the operators that the model calls add up to in torch.profiler, which watches
-and so slows them.
+and so slows them. `node by node` is how far our latency of a node is from what the profiler says
+of the call that it stands for, the k-th of its operator: the median of |ours / profiler - 1| over
+the nodes that take a hundredth of the time or more. `seconds` is what all of `measure` takes, the
+check of every tensor with it.
 
 With `--device cuda` the models are large enough to keep a GPU busy: resnet50 and
 mobilenet_v3_large with 64 images, BERT with 16 texts, and the prefill of a Llama of 1.2 billion
@@ -28,6 +31,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -99,6 +103,8 @@ class Row:
     profiler: list[float] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    nodes: list[float] = field(default_factory=list)
+    compared: int = 0
     memory: float | None = None
 
     def ms(self, key: str) -> float:
@@ -117,8 +123,15 @@ class Row:
         return statistics.median(1 - ops / ours for ours, ops in whole)
 
 
-def profiled(model: nn.Module, example: Any, runs: int, device: str) -> float:
-    """Return the milliseconds of a run that torch.profiler attributes to operators, or kernels."""
+Calls = dict[str, list[float]]
+"""The name of an operator -> microseconds of each of its calls in one run, in order."""
+
+
+def profiled(model: nn.Module, example: Any, runs: int, device: str) -> tuple[float, Calls]:
+    """Return the milliseconds of a run that torch.profiler attributes to operators, or kernels.
+
+    And what each call of an operator takes that the model itself makes: the median of the runs.
+    """
     on_gpu = device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.no_grad(), profile(activities=activities) as found:
@@ -126,8 +139,33 @@ def profiled(model: nn.Module, example: Any, runs: int, device: str) -> float:
             model(example)
         if on_gpu:
             torch.cuda.synchronize()
-    kind = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return sum(getattr(event, kind) for event in found.key_averages()) / runs / 1e3
+    kind = "device_time_total" if on_gpu else "cpu_time_total"
+    calls: defaultdict[str, list[float]] = defaultdict(list)
+    for event in found.events():
+        if event.cpu_parent is None and event.name.startswith("aten::"):
+            calls[event.name].append(getattr(event, kind))
+    medians = {
+        name: [statistics.median(times[k :: len(times) // runs]) for k in range(len(times) // runs)]
+        for name, times in calls.items()
+    }
+    whole = sum(getattr(event, f"self_{kind}") for event in found.key_averages())
+    return whole / runs / 1e3, medians
+
+
+def beside(graph: ta.ModelGraph, calls: Calls) -> list[float]:
+    """Return |ours / profiler - 1| of the nodes that take a hundredth of the time or more."""
+    ours: defaultdict[str, list[float]] = defaultdict(list)
+    for _, node in sorted(graph.nodes(data=True), key=lambda item: item[1]["index"]):
+        if node["kind"] == "op":
+            ours[node["op"].replace(".", "::", 1)].append(node["latency_us"])
+    least = sum(map(sum, ours.values())) / 100
+    return [
+        abs(mine / theirs - 1)
+        for name, times in ours.items()
+        if len(times) == len(calls.get(name, ()))
+        for mine, theirs in zip(times, calls[name], strict=True)
+        if mine >= least and theirs
+    ]
 
 
 def compare(name: str, rounds: int, seconds: float, device: str) -> Row:
@@ -152,7 +190,11 @@ def compare(name: str, rounds: int, seconds: float, device: str) -> Row:
         row.ops.append(whole.sum_us / 1e3)
         row.spread.append(whole.iqr_us / whole.median_us)
         row.theirs.append(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
-        row.profiler.append(profiled(model, example, steps, device))
+        total, calls = profiled(model, example, steps, device)
+        row.profiler.append(total)
+        apart = beside(found, calls)
+        row.compared = len(apart)
+        row.nodes += [statistics.median(apart)] if apart else []
         peak, predicted = whole.peak_bytes, ta.totals(found).peak_bytes
         row.memory = predicted / peak if peak and predicted else None
     return row
@@ -169,18 +211,22 @@ def markdown(rows: list[Row], rounds: int) -> str:
         "`benchmarks/latency.py`.",
         "",
         "| model | torchatlas | benchmark | ratio | IQR | ops | residual | profiler "
-        "| ops confirmed | seconds to measure | memory |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| node by node | ops confirmed | seconds | memory |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(
             f"| {r.model} | {r.ms('ours'):.2f} | {r.ms('theirs'):.2f} | {r.ratio:.3f} "
             f"| {r.ms('spread'):.1%} | {r.ms('ops'):.2f} | {r.residual:+.1%} "
-            f"| {r.ms('profiler'):.2f} | {r.confirmed} | {r.ms('seconds'):.1f} "
+            f"| {r.ms('profiler'):.2f} | {_nodes(r)} | {r.confirmed} | {r.ms('seconds'):.1f} "
             f"| {'' if r.memory is None else f'{r.memory:.3f}'} |"
             for r in rows
         ),
         "",
     ]
     return "\n".join(lines)
+
+
+def _nodes(row: Row) -> str:
+    return f"{row.ms('nodes'):.1%} of {row.compared}" if row.nodes else ""
 
 
 def main() -> int:

@@ -322,6 +322,11 @@ def test_rates_by_data_type():
         {"cache_bandwidth": 1e9},
         {"products": {"float33": [(1.0, 1.0)]}},
         {"products": {"float32": [(1.0, 0.0)]}},
+        {"by_shape": {"round": {"float32": [(1.0, 1.0, 1.0)]}}},
+        {"by_shape": {"pointwise": {"float33": [(1.0, 1.0, 1.0)]}}},
+        {"by_shape": {"pointwise": {"float32": [(1.0, -1.0, 1.0)]}}},
+        {"by_shape": {"pointwise": {"float32": [(0.0, 1.0, 1.0), (1.0, 1.0, 1.0)]}}},
+        {"by_shape": {"pointwise": {"float32": [(1.0, 1.0)]}}},
     ],
     ids=str,
 )
@@ -353,6 +358,26 @@ def test_a_small_product_runs_at_the_rate_of_its_size():
     assert device.matrix_rate("bfloat16", flops=1) is None
 
 
+def test_a_thin_contraction_runs_at_the_rate_of_its_width_and_size():
+    spatial = [(64, 1e8, 4e12), (16, 1e6, 1e11), (16, 1e8, 1e12)]  # in any order
+    device = Device(
+        "x", {"float32": 9e12, "tf32": 9e13}, {}, 1.0, by_shape={"spatial": {"float32": spatial}}
+    )
+
+    def rate(width, flops, **more):
+        return device.shape_rate("float32", "spatial", width, flops, **more)
+
+    assert rate(16, 1e6) == rate(8, 1.0) == pytest.approx(1e11)  # no thinner, no smaller ones
+    assert rate(64, 1e8) == rate(500, 1e15) == pytest.approx(4e12)
+    assert rate(16, 1e7) == pytest.approx(10**11.5)  # halfway between the logarithms
+    assert rate(32, 1e8) == pytest.approx(2e12)
+    assert rate(32, 1e7) == pytest.approx((10**11.5 * 4e12) ** 0.5)
+    # Not measured: TF32, another type, another class.
+    assert rate(32, 1e7, tf32=True) is None
+    assert device.shape_rate("bfloat16", "spatial", 32, 1e7) is None
+    assert device.shape_rate("float32", "depthwise", 9, 1e7) is None
+
+
 MEASURED = Device(
     "measured",
     {"float32": 2e12},
@@ -362,6 +387,7 @@ MEASURED = Device(
     cache=2**24,
     cache_bandwidth=5e11,
     products={"float32": ((1e6, 1e12), (1e9, 2e12))},
+    by_shape={"depthwise": {"float32": ((9.0, 1e6, 1e11), (25.0, 1e6, 2e11))}},
 )
 
 
@@ -385,6 +411,7 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path):
     (tmp_path / "old.json").write_text(json.dumps({**GOOD, "launch_us": 2.0, "names": []}))
     old = devices.load(tmp_path / "old.json")
     assert (old.launch_us, old.cache, old.special, old.products) == (2.0, None, None, {})
+    assert old.by_shape == {} and old.shape_rate("float32", "pointwise", 64, 1e9) is None
 
 
 # -- measured ------------------------------------------------------------------------------

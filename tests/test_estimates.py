@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import networkx as nx
 import pytest
 import torch
@@ -92,6 +94,49 @@ def test_a_depthwise_convolution_runs_at_the_vector_rate():
     assert us(64) == pytest.approx(flops / 1e11 * 1e6)
     assert us(1) == pytest.approx(64 * flops / 1e14 * 1e6)
     assert us(32) == pytest.approx(2 * flops / 1e14 * 1e6)
+
+
+def test_convolutions_and_thin_products_run_at_the_rates_of_their_shape():
+    rates = {
+        "spatial": {"float32": ((64, 1e6, 1e10), (64, 1e8, 4e10))},
+        "pointwise": {"float32": ((32, 1e6, 1e10), (128, 1e6, 4e10))},
+        "depthwise": {"float32": ((9, 1e6, 1e9), (25, 1e6, 4e9))},
+        "product": {"float32": ((1, 1e6, 1e9), (16, 1e6, 8e9))},
+    }
+    mine = device(by_shape=rates)
+
+    def us(layer, *shape):
+        return ta.estimate(meta_graph(layer, shape), mine).us
+
+    def conv(*sizes, **options):
+        return nn.Conv2d(*sizes, bias=False, **options)
+
+    image = (1, 64, 10, 10)
+    # 2 x 64 x 64 x 9 x 100 = 7.4 MFLOP: between the two sizes, on a line between logarithms.
+    flops = 2 * 64 * 64 * 9 * 100
+    rate = 1e10 * 4 ** (math.log(flops / 1e6) / math.log(100))
+    assert us(conv(64, 64, 3, padding=1), *image) == pytest.approx(flops / rate * 1e6)
+    # 64 channels in the (geometric) mean: halfway between 32 and 128.
+    assert us(conv(64, 64, 1), *image) == pytest.approx(2 * 64 * 64 * 100 / 2e10 * 1e6)
+    assert us(conv(32, 128, 1), 1, 32, 10, 10) == pytest.approx(2 * 64 * 64 * 100 / 2e10 * 1e6)
+    flops = 2 * 64 * 100 * 25
+    assert us(conv(64, 64, 5, padding=2, groups=64), *image) == pytest.approx(flops / 4e9 * 1e6)
+    # The weights, 1 MiB, take longer from memory.
+    assert us(nn.Linear(512, 512, bias=False), 4, 512) == pytest.approx(
+        4 * (512 * 512 + 2 * 4 * 512) / 1e9 * 1e6
+    )
+    flops = 2 * 64 * 512 * 512
+    assert us(nn.Linear(512, 512, bias=False), 4, 16, 512) == pytest.approx(flops / 8e9 * 1e6)
+    # In another type nothing was measured: the peak, for depthwise ones the vector rate.
+    fast = Device("x", {"float64": 1e11}, {"float64": 1e9}, bandwidth=1e12, by_shape=rates)
+    deep = meta_graph(conv(64, 64, 5, padding=2, groups=64), image)
+    found = ta.estimate(deep, fast, dtype="float64")
+    assert found.us == pytest.approx(2 * 64 * 100 * 25 / 1e9 * 1e6)
+    assert "spatial, pointwise, depthwise, product" in str(found)
+    # A roofline is a limit, whatever the shape.
+    limited = ta.annotate(meta_graph(conv(64, 64, 1), image), roofline=mine)
+    (node,) = (node for _, node in op_nodes(limited))
+    assert node["bound"] == "memory"
 
 
 # -- sizes, types, memory ------------------------------------------------------------------

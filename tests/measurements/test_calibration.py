@@ -8,6 +8,7 @@ import torch
 import torchatlas as ta
 from torchatlas import devices
 from torchatlas.errors import UsageError
+from torchatlas.measurements import shapes
 from torchatlas.measurements.calibration import calibrate
 
 
@@ -22,12 +23,65 @@ def test_a_calibration_is_a_device_that_can_be_kept(tmp_path, captured):
     graph = ta.annotate(captured("tiny").copy(), roofline=tmp_path / "mine.json")
     conv = graph.nodes["conv/conv2d"]
     assert conv["roofline_us"] >= 1e6 * conv["flops"] / found.matrix["float32"]
+    assert ta.estimate(captured("tiny"), tmp_path / "mine.json").us > 0
+
+
+def test_thin_products_and_convolutions_are_measured_by_width_and_size():
+    found = calibrate(seconds=0.005)
+    assert found.by_shape.keys() == set(devices.SHAPES)
+    for shape, widths in (
+        ("product", {1, 4, 16, 64, 256, 1024}),
+        ("pointwise", {16, 64, 256, 1024}),
+        ("spatial", {16, 64, 256, 1024}),
+        ("depthwise", {9, 25, 49}),
+    ):
+        points = found.by_shape[shape]["float32"]
+        assert {width for width, _, _ in points} <= widths
+        assert len({point[:2] for point in points}) == len(points)
+        assert found.by_shape[shape].keys() <= {"float32", "bfloat16"}
+    # As many operations of one channel at one place are far from filling a processor.
+    (_, small, slow), *_ = found.by_shape["pointwise"]["float32"]
+    assert small == 2 * 16 * 16 and slow < found.matrix["float32"] / 2
+    wide = [p[1:] for p in found.by_shape["product"]["float32"] if p[0] == 1024]
+    assert tuple(wide) == found.products["float32"]
+
+
+def test_kernels_that_would_take_too_long_are_left_out():
+    tried = []
+
+    def least(run, seconds):
+        tried.append(seconds)
+        return 1e9  # however small it is
+
+    found = shapes.rates_by_shape(torch.float32, torch.device("cpu"), 1.0, least)
+    assert {name: len(points) for name, points in found.items()} == dict.fromkeys(found, 1)
+    assert len(tried) == len(found) == 4
+
+
+def test_what_torch_cannot_run_has_no_rates():
+    def least(run, seconds):
+        raise RuntimeError("not implemented for 'Half'")
+
+    assert shapes.rates_by_shape(torch.float16, torch.device("cpu"), 1.0, least) == {}
+
+
+def test_a_calibration_takes_seconds():
+    """At most: the planned time of every figure at the default length, with what overruns it."""
+    asked = []
+
+    def least(run, seconds):
+        asked.append(seconds)
+        return 1e-3
+
+    shapes.rates_by_shape(torch.float32, torch.device("cpu"), 0.5, least)
+    assert sum(asked) <= 4 * 0.5 + 1e-9
 
 
 def test_tf32_is_left_as_it_was():
-    before = torch.backends.cuda.matmul.allow_tf32
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
     calibrate(seconds=0.005)
-    assert torch.backends.cuda.matmul.allow_tf32 == before
+    assert [flag.allow_tf32 for flag in flags] == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -42,3 +96,5 @@ def test_a_device_that_is_not_there():
 def test_a_gpu_is_faster_in_narrow_types():
     found = calibrate("cuda", seconds=0.1)
     assert found.matrix["bfloat16"] > found.matrix["float32"]
+    for rates in found.by_shape.values():
+        assert rates.keys() == {"float32", "tf32", "float16", "bfloat16"}

@@ -127,7 +127,7 @@ def _dense(dtype: torch.dtype, place: torch.device, kind: str, kernel: int) -> I
 def _depthwise(dtype: torch.dtype, place: torch.device, kind: str) -> Iterator[_Case]:
     channels = _DEPTHWISE_CHANNELS
     for kernel in _DEPTHWISE:
-        for side in _SIDES[1:]:
+        for side in _SIDES:
             image = _BATCH[kind], channels, side, side
             flops = 2.0 * _BATCH[kind] * side**2 * channels * kernel**2
             weight = channels, 1, kernel, kernel
