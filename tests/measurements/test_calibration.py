@@ -8,7 +8,7 @@ import torch
 import torchatlas as ta
 from torchatlas import devices
 from torchatlas.errors import UsageError
-from torchatlas.measurements import shapes
+from torchatlas.measurements import calibration, shapes
 from torchatlas.measurements.calibration import calibrate
 
 
@@ -58,6 +58,30 @@ def test_kernels_that_would_take_too_long_are_left_out():
     assert len(tried) == len(found) == 4
 
 
+def test_a_gpu_is_given_small_kernels_in_a_row():
+    place, calls = torch.device("cpu"), []
+
+    def case(flops):
+        return 16.0, flops, lambda: lambda: calls.append(flops)
+
+    def least(run, seconds):
+        run()
+        return 1.0
+
+    found = shapes._rates([case(1e6), case(1e9)], "cuda", 1e12, least)
+    assert (calls.count(1e6), calls.count(1e9)) == (100, 2)  # 2 GFLOP, but no more than 100
+    assert found == ((16.0, 1e6, 1e8), (16.0, 1e9, 2e9))
+    (first, *_) = shapes._dense(torch.float32, place, "cuda", 3)
+    width, flops, make = first
+    assert (width, flops) == (16.0, 2 * 16 * 16 * 16 * 9)  # 16 images of one place
+    assert make()().shape == (16, 16, 1, 1)
+
+
+def test_of_two_rounds_the_faster_counts():
+    slow, fast = (16.0, 1e6, 1e9), (16.0, 1e6, 2e9)
+    assert calibration._best((fast, (4.0, 1e6, 5e9), slow)) == ((4.0, 1e6, 5e9), fast)
+
+
 def test_what_torch_cannot_run_has_no_rates():
     def least(run, seconds):
         raise RuntimeError("not implemented for 'Half'")
@@ -80,8 +104,19 @@ def test_a_calibration_takes_seconds():
 def test_tf32_is_left_as_it_was():
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
+    for tf32 in (False, True):
+        with calibration._float32(tf32=tf32):
+            assert [flag.allow_tf32 for flag in flags] == [tf32, tf32]
+        assert [flag.allow_tf32 for flag in flags] == before
+    with pytest.raises(KeyError), calibration._float32(tf32=not before[0]):
+        raise KeyError
     calibrate(seconds=0.005)
     assert [flag.allow_tf32 for flag in flags] == before
+
+
+def test_flags_that_are_closed_to_assignments_are_no_obstacle(monkeypatch):
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", False)
+    assert calibrate(seconds=0.005).by_shape
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

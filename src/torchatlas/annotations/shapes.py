@@ -49,9 +49,10 @@ def shape_of(node: Mapping[str, Any]) -> Shape | None:
     """
     args = node["args"]
     weight = args.get("weight")
-    if "conv" in node["op"] and isinstance(weight, TensorMeta) and len(weight.shape) > 2:
+    op = node.get("op", "")
+    if "conv" in op and isinstance(weight, TensorMeta) and len(weight.shape) > 2:
         return _convolution(weight, args.get("groups", 1))
-    left, right = (args.get(name) for name in _OPERANDS.get(node["op"], ("", "")))
+    left, right = (args.get(name) for name in _OPERANDS.get(op, ("", "")))
     if isinstance(left, TensorMeta) and isinstance(right, TensorMeta) and len(right.shape) == 2:
         summed = int(left.shape[-1])
         sizes = summed, int(left.numel) // max(1, summed), int(right.numel) // max(1, summed)

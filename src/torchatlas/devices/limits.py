@@ -73,45 +73,53 @@ class Device:
             for shape, known in self.by_shape.items()
         }
         object.__setattr__(self, "by_shape", shapes)
-        if wrong_shapes := shapes.keys() - set(SHAPES):
-            raise UsageError(
-                f"the device {self.name!r} has rates for {min(wrong_shapes)!r}, which is no shape",
-                hint=f"the shapes are {', '.join(SHAPES)}",
-            )
-        kinds = (kind for known in shapes.values() for kind in known)
-        for key in (*self.matrix, *self.vector, *products, *kinds):
+        self._check_kinds()
+        self._check_numbers()
+
+    def _check_kinds(self) -> None:
+        for shape in self.by_shape:
+            if shape not in SHAPES:
+                raise UsageError(
+                    f"the device {self.name!r} has rates for {shape!r}, which is no shape",
+                    hint=f"the shapes are {', '.join(SHAPES)}",
+                )
+        shaped = (kind for known in self.by_shape.values() for kind in known)
+        for key in (*self.matrix, *self.vector, *self.products, *shaped):
             if key not in RATES:
                 raise UsageError(
                     f"the device {self.name!r} has a rate for {key!r}, which is no kind",
                     hint=f"the kinds are {', '.join(RATES)}",
                 )
-        numbers = {f"matrix[{key!r}]": rate for key, rate in self.matrix.items()}
-        numbers.update((f"vector[{key!r}]", rate) for key, rate in self.vector.items())
-        numbers.update((f"products[{key!r}]", n) for key in products for n in _flat(products[key]))
-        numbers.update(
-            (f"by_shape[{shape!r}][{kind!r}]", n)
-            for shape, known in shapes.items()
-            for kind, rates in known.items()
-            for n in _flat(rates)
-        )
-        numbers["bandwidth"] = self.bandwidth
-        for key in ("memory", "special", "cache", "cache_bandwidth"):
-            if getattr(self, key) is not None:
-                numbers[key] = getattr(self, key)
-        wrong = {key: number for key, number in numbers.items() if not _is_positive(number)}
-        if self.launch_us != 0 and not _is_positive(self.launch_us):
-            wrong["launch_us"] = self.launch_us
-        for key, number in wrong.items():
-            raise UsageError(
-                f"the device {self.name!r} has {key} = {number!r}",
-                hint="rates are in FLOP/s, bandwidth in B/s, memory in bytes, launch_us in us",
-            )
+
+    def _check_numbers(self) -> None:
+        for key, number in self._numbers():
+            if not _is_positive(number):
+                raise UsageError(
+                    f"the device {self.name!r} has {key} = {number!r}",
+                    hint="rates are in FLOP/s, bandwidth in B/s, memory in bytes, launch_us in us",
+                )
         if (self.cache is None) != (self.cache_bandwidth is None):
             raise UsageError(
                 f"the device {self.name!r} has a cache of {self.cache!r} B at "
                 f"{self.cache_bandwidth!r} B/s",
                 hint="give both, cache and cache_bandwidth, or neither",
             )
+
+    def _numbers(self) -> Iterator[tuple[str, Any]]:
+        """Yield what has to be positive, by its name; a point of the wrong length as a whole."""
+        yield from ((f"matrix[{key!r}]", rate) for key, rate in self.matrix.items())
+        yield from ((f"vector[{key!r}]", rate) for key, rate in self.vector.items())
+        for key, pairs in self.products.items():
+            yield from ((f"products[{key!r}]", n) for n in _flat(pairs, 2))
+        for shape, known in self.by_shape.items():
+            for key, triples in known.items():
+                yield from ((f"by_shape[{shape!r}][{key!r}]", n) for n in _flat(triples, 3))
+        yield "bandwidth", self.bandwidth
+        for key in ("memory", "special", "cache", "cache_bandwidth"):
+            if getattr(self, key) is not None:
+                yield key, getattr(self, key)
+        if self.launch_us != 0:
+            yield "launch_us", self.launch_us
 
     def matrix_rate(
         self, dtype: str, *, tf32: bool = False, flops: float | None = None
@@ -202,9 +210,9 @@ def _between(points: Sequence[tuple[float, float]], size: float) -> float:
     return float(slow * (fast / slow) ** part)
 
 
-def _flat(pairs: Iterable[Iterable[float]]) -> Iterator[float]:
-    for pair in pairs:
-        yield from pair
+def _flat(points: Iterable[Sequence[float]], length: int) -> Iterator[Any]:
+    for point in points:
+        yield from point if len(point) == length else (point,)
 
 
 def _is_positive(number: Any) -> bool:

@@ -24,6 +24,9 @@ _KINDS = {
 _SHAPED = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "float16", "bfloat16")}
 """The kinds whose thin products and convolutions are measured: those that models run in."""
 
+_ROUNDS = 2
+"""Times that those are gone through: what a neighbour does for a second weighs on one of them."""
+
 _SIZES = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
 """Rows of the square matrices; none that takes too long is tried."""
 
@@ -73,13 +76,14 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
             f"there is no device {device!r} here: {reason}", hint="choose cpu, cuda or cuda:1"
         ) from error
     kind = "cuda" if place.type == "cuda" else "cpu"
-    with _exact_float32():
+    with _float32(tf32=False):
         products = {name: _products(dtype, place, kind, seconds) for name, dtype in _KINDS.items()}
-        shapes = {name: _shapes(name, place, seconds) for name in _SHAPED[kind] if products[name]}
-        if kind == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        shaped = [name for name in _SHAPED[kind] if products[name]]
+        shapes = _shapes({name: _KINDS[name] for name in shaped}, place, seconds)
+    if kind == "cuda":
+        with _float32(tf32=True):
             products["tf32"] = _products(torch.float32, place, kind, seconds)
-            shapes["tf32"] = _shapes("float32", place, seconds)
+            shapes |= _shapes({"tf32": torch.float32}, place, seconds)
     products = {name: rates for name, rates in products.items() if rates}
     known = {name: max(rate for _, rate in rates) for name, rates in products.items()}
     bandwidth = _bandwidth(place, _COPIED[kind], seconds)
@@ -103,15 +107,25 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
 
 
 @contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Let no float32 product or convolution run as TF32 meanwhile, unless the block asks for it."""
+def _float32(*, tf32: bool) -> Iterator[None]:
+    """Let products and convolutions of float32 run as TF32 meanwhile, or not."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    allowed = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = False
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = allowed
+    allowed = products.allow_tf32
+    # A context of torch's own, for its flags may be closed to assignments; None leaves one alone.
+    flags = convolutions.flags(
+        enabled=convolutions.enabled,
+        benchmark=convolutions.benchmark,
+        benchmark_limit=None,
+        deterministic=convolutions.deterministic,
+        allow_tf32=tf32,
+        fp32_precision=None,
+    )
+    with flags:
+        products.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            products.allow_tf32 = allowed
 
 
 def _least(run: Callable[[], object], place: torch.device, seconds: float) -> float:
@@ -165,8 +179,25 @@ def _multiply(matrix: torch.Tensor, repeats: int) -> None:
         matrix @ matrix
 
 
-def _shapes(name: str, place: torch.device, seconds: float) -> dict[str, Points]:
-    return rates_by_shape(_KINDS[name], place, seconds, lambda run, each: _least(run, place, each))
+def _shapes(
+    kinds: Mapping[str, torch.dtype], place: torch.device, seconds: float
+) -> dict[str, dict[str, Points]]:
+    """Return the rates of thin products and convolutions by kind and class: the best of rounds."""
+    found: dict[str, dict[str, Points]] = {}
+    for _ in range(_ROUNDS):
+        for kind, dtype in kinds.items():
+            known = found.setdefault(kind, {})
+            classes = rates_by_shape(
+                dtype, place, seconds / _ROUNDS, lambda run, each: _least(run, place, each)
+            )
+            for name, points in classes.items():
+                known[name] = _best((*known.get(name, ()), *points))
+    return found
+
+
+def _best(points: Points) -> Points:
+    """Return one of the points at each width and size: the fastest."""
+    return tuple({point[:2]: point for point in sorted(points)}.values())
 
 
 def _by_class(

@@ -39,7 +39,7 @@ _BATCH = {"cpu": 1, "cuda": 16}
 _IN_A_ROW, _MOST_IN_A_ROW = 2e9, 100
 """FLOP, and kernels, that a GPU is given together, so that it does not wait for the next."""
 
-_PATIENCE = 4
+_PATIENCE = 8
 """How many times its share of the time a kernel may take; larger ones are left out."""
 
 _Case = tuple[float, float, Callable[[], Callable[[], object]]]
