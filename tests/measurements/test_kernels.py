@@ -388,6 +388,8 @@ def test_which_accelerator_serves(monkeypatch):
     first, second, cpu = (torch.device(text) for text in ("cuda:0", "cuda:1", "cpu"))
     waited = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # Once Lightning is imported, torch takes the number of devices to say it.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: f"the GPU {place}")
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda place: (place.index + 1) * 1000)
