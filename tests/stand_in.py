@@ -63,7 +63,8 @@ class StandIn(Gpu):
 
 def live_bytes() -> int:
     """Return the bytes of all memory that a tensor of this process lies in."""
-    tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    found_by_type = (x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter))
+    tensors = [x for x in found_by_type if x.layout is torch.strided]
     found = {x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}
     return sum(found.values())
 

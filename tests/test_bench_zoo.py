@@ -225,6 +225,11 @@ def test_a_worker_goes_first_where_memory_runs_out(workers):
     assert workers.call("builtins:eval", code, 60).value == "1000"
 
 
+def _heeds_interrupts() -> None:
+    """Undo what a shell does for a job in the background: that it ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_the_process_that_asks(tmp_path, number):
     code = f"""
@@ -233,7 +238,9 @@ def test_nothing_outlives_the_process_that_asks(tmp_path, number):
         Workers().call("builtins:exec", {hanging(tmp_path / "pids")!r}, 600)
     """
     (tmp_path / "asks.py").write_text(textwrap.dedent(code))
-    asking = subprocess.Popen([sys.executable, tmp_path / "asks.py"], stderr=subprocess.PIPE)
+    asking = subprocess.Popen(
+        [sys.executable, tmp_path / "asks.py"], stderr=subprocess.PIPE, preexec_fn=_heeds_interrupts
+    )
     pids = [int(pid) for pid in appears(tmp_path / "pids").split()]
     assert all(map(_alive, pids))
     asking.send_signal(number)
@@ -337,7 +344,12 @@ def test_an_interrupted_run_goes_on(zoo, tmp_path, number):
     out, script = tmp_path / "run.jsonl", tmp_path / "runs.py"
     script.write_text(INTERRUPTED)
     command = [sys.executable, script, zoo, out]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_heeds_interrupts,
+    )
     pids = [int(pid) for pid in appears(tmp_path / "pids").split()]
     finished = out.read_bytes()
     with pytest.raises(UsageError, match="another run is writing"):

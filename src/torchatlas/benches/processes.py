@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import io
 import json
 import multiprocessing as mp
 import os
@@ -292,6 +293,8 @@ def _work(pipe: Connection, answer: IO[bytes], output: int, target: str, task: A
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # or a kill would lose the last lines
+            sys.stdout.reconfigure(line_buffering=True)
         faulthandler.enable(file=2, all_threads=False)
         answer.write(json.dumps(_called(target, task)).encode())
         answer.flush()
