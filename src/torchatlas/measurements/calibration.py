@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
 
 from ..devices import Device
 from ..errors import UsageError
+from .accelerators import accelerator
 from .shapes import WIDE, Points, rates_by_shape
 
 _KINDS = {
@@ -79,7 +78,7 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
         raise UsageError(
             f"there is no device {device!r} here: {reason}", hint="choose cpu, cuda or cuda:1"
         ) from error
-    kind = "cuda" if place.type == "cuda" else "cpu"
+    on, kind = accelerator(place), "cuda" if place.type == "cuda" else "cpu"
     with _float32(tf32=False):
         products = {name: _products(dtype, place, kind, seconds) for name, dtype in _KINDS.items()}
         shaped = [name for name in _SHAPED[kind] if products[name]]
@@ -94,7 +93,7 @@ def calibrate(device: str = "cpu", *, seconds: float = 0.5) -> Device:
     cache, cached = _cache(place, bandwidth, seconds)
     versions = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     return Device(
-        _name(place),
+        on.name() or "CPU",
         known,
         {name: known[name] for name in ("float32", "float64") if name in known},
         bandwidth=bandwidth,
@@ -271,12 +270,3 @@ def _memory(place: torch.device) -> int | None:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
-
-
-def _name(place: torch.device) -> str:
-    if place.type == "cuda":
-        return str(torch.cuda.get_device_name(place))
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine() or "CPU"
