@@ -12,6 +12,15 @@ from torchatlas.measurements import calibration, shapes
 from torchatlas.measurements.calibration import calibrate
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two would wait for each other, and for the tests that run beside this one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_a_calibration_is_a_device_that_can_be_kept(tmp_path, captured):
     found = calibrate(seconds=0.02)
     assert {"float32", "float64"} <= found.matrix.keys() <= set(devices.RATES)

@@ -29,6 +29,9 @@ _ROUNDS = 2
 _SIZES = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
 """Rows of the square matrices; none that takes too long is tried."""
 
+_ALWAYS = 512
+"""Rows that are tried in any case: on a busy machine small products wait more than they compute."""
+
 _IN_A_ROW = 2e9
 """FLOP of the products that are timed together."""
 
@@ -173,7 +176,7 @@ def _products(
         except RuntimeError:  # not implemented for this data type, or not enough memory
             break
         found.append((flops, flops * repeats / time))
-        if 8 * time / repeats > each:  # what the next one would take
+        if n >= _ALWAYS and 8 * time / repeats > each:  # what the next one would take
             break
     return tuple(found)
 
